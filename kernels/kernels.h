@@ -1,0 +1,137 @@
+/* kernels.h: the operations of a transformer pass, as a table that each backend fills.
+ *
+ * Kernels know pointers and sizes: no model, no cache object, no file; they never print, never exit.
+ * Whoever calls owns every pointer. A table is constant for the life of the process.
+ *
+ *     const struct kernels *k = kernels_cpu(KERNELS_BEST);
+ *     kernels_cpu_threads(2);
+ *     k->embed(x, &table, ids, B);
+ *     k->rmsnorm(h, x, w, 1e-5f, B, D);
+ *     k->matmul(q, H * E, &wq, h, B, MATMUL_STORE);
+ *
+ * Shapes, slowest first, row-major:
+ *   B rows computed together   T tokens   L layers   D model width   H query heads   G kv heads
+ *   E head size   F ffn width   V vocabulary   P = 64 tokens of a page
+ *
+ * ARITHMETIC CONTRACT. Row b of every result depends on row b of the inputs alone, and its bits do not depend on
+ * B, on the number of threads or on the instruction set. All arithmetic is f32, no contraction but the fma's named:
+ *  - dot(a, b, n): sixteen lanes, lane j takes fma(a[i], b[i], lane) for i = j, j+16, ... in rising order (a missing
+ *    tail is zeros); then lane j += lane j+8 (j < 8), += j+4 (j < 4), += j+2 (j < 2), += j+1 (j = 0).
+ *  - sum(a, n): the same with lane += a[i].
+ *  - exp: one polynomial for all instruction sets (cpu_exp, cpu_simd.h); division and square root are IEEE.
+ *  - weights are widened to f32 exactly as their format defines (d*q, or d*q + m with the addition rounded).
+ *  - attention: pages in rising order; each page is one tile of exactly 64 keys, see attend below.
+ * cpu_scalar.c spells the contract as plain loops; the SIMD files must equal it bit for bit (tests/unit/test_kernels.c).
+ */
+#ifndef KERNELS_KERNELS_H
+#define KERNELS_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* P: tokens of a page and keys of an attention tile. One number, since a tile never crosses a page. */
+enum { PAGE_TOKENS = 64 };
+
+enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q8_0, DTYPE_COUNT };
+
+/* Elements per block and bytes per block of a type (1 element for the plain ones). */
+int dtype_block(enum dtype t);
+int dtype_block_bytes(enum dtype t);
+const char *dtype_name(enum dtype t); /* "f32", "q4_1", ... */
+
+/* A weight matrix as it lies in the file: rows x cols, each row a whole number of blocks. Borrowed. */
+struct mat {
+    enum dtype type;
+    int rows, cols;
+    const void *data; /* (rows, cols); NULL: absent */
+};
+size_t mat_row_bytes(const struct mat *w);
+
+/* One page: 64 tokens of one layer. Elements are f32, f16 or bf16 (kv_type); unused tokens are zero, never garbage. */
+struct kv_page {
+    void *k;          /* (G, P, E) keys after rotary embedding, rotate-half order */
+    void *v;          /* (G, P, E) */
+    uint64_t *hidden; /* (G) bit t set: no query attends to token t; NULL: nothing hidden */
+};
+
+/* Rotary embedding of one step's rows; cos and sin are made by kernels_rope_table. */
+struct rope {
+    const float *cos, *sin; /* (B, n_rot / 2) rows of the position of each row */
+    int n_rot;              /* leading elements of a head that turn; even, <= E */
+    int interleaved;        /* input pairs are (2i, 2i+1), as GGUF llama files have them; output is always (i, i + n_rot/2) */
+};
+
+/* Sizes of attention, the same for all rows. */
+struct attn {
+    int H, G, E;
+    enum dtype kv_type;
+    float scale;
+};
+
+/* What greedy decoding needs of a row of logits. */
+struct pick {
+    int token;     /* index of the largest, the lowest one of equals; -1 when a logit is not finite */
+    float logprob; /* natural logarithm of its softmax */
+    float margin;  /* largest minus second largest logit */
+};
+
+enum matmul_then { MATMUL_STORE, MATMUL_ADD };
+
+struct kernels {
+    const char *name; /* "avx512", "avx2", "scalar" */
+
+    /* Memory of the backend. alloc: zeroed, aligned to 64, NULL when there is none. */
+    void *(*alloc)(size_t bytes);
+    void (*release)(void *p);                               /* NULL is fine */
+    void (*copy)(void *dst, const void *src, size_t bytes); /* within the backend */
+    void (*zero)(void *dst, size_t bytes);
+    void (*get)(void *host, const void *src, size_t bytes);
+
+    /* x[b] = row ids[b] of the table, widened. ids are inside 0..rows-1. */
+    void (*embed)(float *x /* (B, cols) */, const struct mat *table, const int *ids /* (B) */, int B);
+
+    /* y = x / sqrt(dot(x, x, D) / D + eps) * w: Zhang & Sennrich 2019, eq. 4. y may be x. */
+    void (*rmsnorm)(float *y /* (B, D) */, const float *x /* (B, D) */, const float *w /* (D) */, float eps, int B, int D);
+
+    /* y[b][r] = (or +=) dot(w[r], x[b], cols). Reads the weights once for all B rows. */
+    void (*matmul)(float *y /* (B, ldy), the first w->rows of each */, int ldy, const struct mat *w,
+                   const float *x /* (B, cols) */, int B, enum matmul_then then);
+
+    /* Turns q in place and k, then writes k and v (rounded to kv_type) into token pos[b] % P of pages[b][pos[b] / P].
+       Su et al. 2021, eq. 34, in rotate-half order. The pages written are owned by one row alone. */
+    void (*rope_append)(float *q /* (B, H, E) */, float *k /* (B, G, E) */, const float *v /* (B, G, E) */,
+                        const struct rope *r, struct kv_page *const *const *pages /* (B)(pos/P + 1) */,
+                        const int *pos /* (B) */, const struct attn *a, int B);
+
+    /* out[b] = softmax(q . k * scale) v over tokens 0..pos[b] of row b's pages that are not hidden. Query head h reads kv
+       head h / (H/G). Per page, always 64 keys: s = dot(q, k, E) * scale; unseen keys get s = -inf; m' = max(m, all s); if
+       m' is -inf the page changes nothing; p = exp(s - m'), +0 for unseen keys; c = exp(m - m') (0 when m is -inf);
+       d = d * c + sum(p, 64); o = o * c, then o = fma(p[t], v[t], o) for t = 0..63. At the end out = o * (1 / d), or zeros when
+       nothing was seen. Rows next to each other whose page pointers are equal load that page once. */
+    void (*attend)(float *out /* (B, H, E) */, const float *q /* (B, H, E) */,
+                   struct kv_page *const *const *pages /* (B)(pos/P + 1) */, const int *pos /* (B) */, const struct attn *a,
+                   int B);
+
+    /* y = silu(gate) * up, silu(x) = x / (1 + exp(-x)): Shazeer 2020, eq. 6. */
+    void (*swiglu)(float *y /* (B, F) */, const float *gate /* (B, F) */, const float *up /* (B, F) */, int B, int F);
+
+    void (*pick)(struct pick *out /* (B) */, const float *logits /* (B, V) */, int B, int V);
+};
+
+enum kernels_isa { KERNELS_BEST, KERNELS_SCALAR, KERNELS_AVX2, KERNELS_AVX512 };
+
+/* The CPU's table for an instruction set, or NULL when this processor lacks it. */
+const struct kernels *kernels_cpu(enum kernels_isa isa);
+/* Threads of all CPU operations from now on; n < 1 means one per processor this process may use. Returns the number. */
+int kernels_cpu_threads(int n);
+
+/* Inverse frequencies base^(-2i/n_rot), i = 0..n_rot/2-1, each correctly rounded from double; no libm, so equal everywhere. */
+void kernels_rope_freqs(float *inv_freq /* (n_rot / 2) */, double base, int n_rot);
+/* cos and sin of f32(pos) * inv_freq (the product rounded to f32, as transformers does), for B positions. No libm. */
+void kernels_rope_table(float *cos /* (B, n) */, float *sin /* (B, n) */, const float *inv_freq /* (n) */,
+                        const int *pos /* (B) */, int n, int B);
+
+/* Rounds to and widens from the 16-bit types and f32; used for caches and exports. */
+void kernels_widen(float *out /* (n) */, const void *in, enum dtype t, size_t n); /* n: a whole number of blocks */
+
+#endif
