@@ -20,15 +20,20 @@ int err_set(err *e, int code, const char *fmt, ...)
 
 int err_in(err *e, const char *fmt, ...)
 {
-    char old[sizeof e->msg];
+    char context[sizeof e->msg];
+    size_t n, old;
     va_list ap;
-    int n;
     if (!e) return -1;
-    memcpy(old, e->msg, sizeof old);
     va_start(ap, fmt);
-    n = vsnprintf(e->msg, sizeof e->msg, fmt, ap);
+    vsnprintf(context, sizeof context - 2, fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof e->msg) snprintf(e->msg + n, sizeof e->msg - (size_t)n, ": %s", old);
+    strcat(context, ": ");
+    n = strlen(context);
+    old = strlen(e->msg);
+    if (old > sizeof e->msg - 1 - n) old = sizeof e->msg - 1 - n; /* the end of a long cause is what gives way */
+    memmove(e->msg + n, e->msg, old);
+    memcpy(e->msg, context, n);
+    e->msg[n + old] = 0;
     return -1;
 }
 
