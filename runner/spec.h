@@ -1,0 +1,220 @@
+/* spec.h: an experiment as typed values, each with the place where it was written.
+ *
+ * spec_load reads and checks everything that can be checked without the model. All of it lives in spec->mem, freed by
+ * spec_free. After load the spec is read-only. Positions become token indices in bind.h, jobs are made in job.h.
+ *
+ *     struct spec *s; struct diag *d;
+ *     if (spec_load(&s, "exp.yaml", &d, e)) { if (d) diag_text(d, &out); ... }   // e is empty when d tells
+ *
+ * The language: docs in README.md; every unknown key or value is an error that says what is allowed.
+ */
+#ifndef RUNNER_SPEC_H
+#define RUNNER_SPEC_H
+
+#include "../engine/engine.h"
+#include "node.h"
+
+/* ---- small values ---- */
+
+/* Whole numbers as written: singles, inclusive ranges "a..b", negatives counting from the end; or all. */
+struct ranges {
+    bool all;
+    int n;
+    struct range {
+        int first, last;
+        struct mark at;
+    } * r;          /* (n) */
+    struct mark at; /* of the whole value */
+    int width;
+};
+
+/* ---- prompts ---- */
+
+/* Text with slots: literal parts and slot references in order. {{{{ is a literal {{. */
+struct piece {
+    int slot;         /* index into the prompt's slots, or -1: literal */
+    const char *text; /* literal bytes */
+    size_t len;
+};
+struct template
+{
+    struct piece *pieces; /* (n) */
+    int n;
+    struct mark at;
+};
+
+struct slot {
+    const char *name, *value; /* the value this prompt puts in */
+    struct mark at;           /* of the value */
+};
+
+enum prompt_kind { PROMPT_TEXT, PROMPT_CHAT, PROMPT_TOKENS };
+
+struct turn {
+    const char *role; /* "system", "user", "assistant" */
+    struct template content;
+    struct mark at;
+};
+
+/* One name = one prompt: an entry `name: [sf, ny]` becomes two, which know each other as `other`. */
+struct prompt {
+    const char *name;
+    struct mark at;
+    int other; /* index of the other name of a two-name entry, else -1 */
+    enum prompt_kind kind;
+    struct template text; /* PROMPT_TEXT */
+    struct turn *turns;   /* (n_turns) PROMPT_CHAT */
+    int n_turns;
+    struct template answer; /* answer_starts, behind the rendered chat; n = 0: none */
+    int *tokens;            /* (n_tokens) PROMPT_TOKENS */
+    int n_tokens;
+    int add_bos;        /* 0, 1; -1: the default (decisions.md 6) */
+    struct slot *slots; /* (n_slots) */
+    int n_slots;
+};
+
+/* ---- positions ---- */
+
+enum select_kind { SELECT_SLOT, SELECT_TEXT, SELECT_TOKENS };
+enum { SELECT_ONLY = 0, SELECT_LAST = -1, SELECT_ALL = -2 }; /* nth: 1.. or one of these; ONLY: must occur once */
+
+struct select {
+    enum select_kind kind;
+    const char *text; /* slot name or substring */
+    int nth;
+    struct ranges tokens; /* SELECT_TOKENS: indices, negatives from the end of the prompt */
+    struct mark at;
+    int width;
+};
+
+/* ---- edits ---- */
+
+enum op_when { WHEN_FINISHED_CACHE };
+
+struct op {
+    enum edit_op op;
+    int tensors; /* CACHE_K | CACHE_V */
+    struct ranges layers, heads;
+    struct select select; /* `at` */
+    enum op_when when;
+    /* transplant: the donor; donor_select defaults to `at` */
+    int donor_other;          /* from.prompt was `other` */
+    const char *donor_prompt; /* else its name */
+    struct select donor_select;
+    bool rerotate; /* rope: rerotate; rope_given tells that it was written */
+    bool rope_given;
+    struct mark at, from_at, align_at, layers_at, heads_at;
+};
+
+/* ---- axes and conditions ---- */
+
+enum axis_kind { AXIS_LIST, AXIS_LAYERS };
+
+struct axis {
+    const char *name;
+    struct mark at;
+    enum axis_kind kind;
+    struct node **values; /* (n) AXIS_LIST: scalars */
+    int n;
+    struct ranges layers; /* AXIS_LAYERS: resolved with the model's number of layers */
+};
+
+struct condition {
+    const char *name;
+    struct mark at;
+    int *over; /* (n_over) indices of axes, in the axes' declared order */
+    int n_over;
+    struct node *apply; /* list of operations, or NULL: a condition without edits */
+};
+
+/* A value of an axis in one job. */
+struct axis_value {
+    int axis;         /* index into spec->axes */
+    const char *text; /* what `$axis` stands for, and what the label says */
+    struct mark at;   /* of the value in the spec */
+};
+
+/* ---- the rest ---- */
+
+enum after_edit { AFTER_NONE, AFTER_RERUN_LAST, AFTER_REUSE_LOGITS };
+
+struct decode {
+    int max_tokens; /* default 100 */
+    bool stop_eos;  /* default true */
+    enum after_edit after_edit;
+    struct mark at;
+};
+
+enum { MOMENT_PREFILL = 1, MOMENT_EDITED = 2, MOMENT_END = 4 };
+
+struct capture {
+    int *conditions; /* (n) indices; NULL: all */
+    int n;
+    int moments;
+    struct mark at;
+};
+
+enum metric_kind { METRIC_MENTIONS, METRIC_FIRST_DIVERGENCE };
+enum metric_which { WHICH_ANY, WHICH_OWN, WHICH_OTHER };
+
+struct metric {
+    const char *name;
+    enum metric_kind kind;
+    enum metric_which which;
+    /* mentions: words per key; key NULL: `any` */
+    struct words {
+        const char *key;
+        const char **words; /* (n) */
+        int n;
+    } * words; /* (n_words) */
+    int n_words;
+    bool casefold;
+    int against; /* first_divergence: index of a condition */
+    struct mark at;
+};
+
+struct spec {
+    arena *mem;
+    const char *path, *source; /* source: the bytes of the file */
+    size_t source_len;
+    uint8_t sha256[32]; /* of the source */
+    const char *experiment, *title;
+    struct mark experiment_at;
+
+    const char *model_path; /* as written */
+    struct mark model_at;
+    const char *model_sha256; /* 64 lower-case hex digits or NULL */
+    struct mark model_sha256_at;
+    enum kv_type kv;
+
+    struct prompt *prompts; /* (n_prompts) file order */
+    int n_prompts;
+    struct axis *axes; /* (n_axes) */
+    int n_axes;
+    struct condition *conditions; /* (n_conditions) */
+    int n_conditions;
+    bool control_noop, control_self_transplant;
+    struct decode decode;
+    struct capture *captures; /* (n_captures) */
+    int n_captures;
+    struct metric *metrics; /* (n_metrics) */
+    int n_metrics;
+    const char *db; /* run.db or NULL */
+};
+
+/* *out only on success. Fails with e set when the file cannot be read (ERR_INPUT); with e empty and *diags filled when the
+   spec is wrong. *diags is set whenever the file could be read (warnings); the caller frees it. */
+int spec_load(struct spec **out, const char *path, struct diag **diags, err *e);
+/* The same from bytes; for tests and fuzzing. */
+int spec_parse(struct spec **out, const char *path, const char *text, size_t n, struct diag **diags);
+void spec_free(struct spec *s); /* NULL is fine */
+
+/* Reads the operations of a condition with `values` (n_values) put in for $axis. *ops (n_ops) lives in mem. -1: d tells. */
+int spec_ops(const struct spec *s, const struct condition *c, const struct axis_value *values, int n_values, arena *mem,
+             struct diag *d, struct op **ops, int *n_ops);
+
+/* The file the spec means, decisions.md 5: $KVRUN_MODELS, else models/ beside the spec's parent folder, else models/ in the
+   current folder. Caller frees. The file need not exist. */
+char *spec_model_path(const struct spec *s);
+
+#endif

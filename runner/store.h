@@ -1,0 +1,82 @@
+/* store.h: the results database: what was asked, what was answered, what the caches were. One SQLite file.
+ *
+ * One store = one connection with the right to write; one thread at a time. Everything about a job is committed in one
+ * transaction or not at all. Tables: results-schema.sql (compiled in). Readers: query.h.
+ *
+ *     store *st;
+ *     store_open(&st, "results.db", e);                       // makes the file when it is missing
+ *     store_begin(st, &(struct run_info){...}, e);            // experiment, spec, model, prompts, jobs, run: one transaction
+ *     if (!store_has(st, i, e)) { compute; store_put(st, &result, e); }
+ *     store_end(st, "done", 0, e);
+ *     store_close(st);
+ */
+#ifndef RUNNER_STORE_H
+#define RUNNER_STORE_H
+
+#include "job.h"
+
+typedef struct store store;
+
+/* What can change a bit, or must be told when citing a number; one row of `environment`. */
+struct environment {
+    const char *host, *os, *cpu;
+    int64_t ram_bytes;
+    const char *isa;
+    int threads;
+    const char *version, *git_commit;
+    int git_dirty;
+    const char *compiler, *build_flags, *libs_json;
+};
+
+struct run_info {
+    const struct spec *spec;
+    const engine *en;
+    const struct jobs *jobs;
+    const struct environment *env;
+    const char *argv_json, *cwd;
+    bool fresh; /* earlier answers are not reused */
+};
+
+/* The answer to one job. Everything is borrowed until store_put returns. */
+struct result {
+    int job;                      /* index into jobs; labels with the same key share the attempt */
+    const struct gen_pick *picks; /* (n) */
+    int n;
+    const char *text; /* bytes as generated; the store replaces what is not UTF-8 and says so */
+    size_t text_len;
+    enum gen_stop stop;
+    int64_t prefill_us, decode_us; /* decode: this job's share of its batch */
+    int64_t started_ms;
+    struct snapshot { /* caches as they were; forks that nobody writes to */
+        int moment;   /* one of MOMENT_* */
+        const cache *cache;
+        int n_tok; /* tokens 0..n_tok-1 are stored */
+    } snapshots[3];
+    int n_snapshots;
+    const err *failed; /* NULL: done; else the attempt is recorded as failed with this message */
+};
+
+/* Opens or creates; application_id, schema version and integrity of the header are checked. ERR_DB; never deletes a file. */
+int store_open(store **out, const char *path, err *e);
+void store_close(store *st); /* NULL is fine; checkpoints the WAL */
+
+/* Registers the run; runs left 'running' by a dead process on this host become 'lost'. */
+int store_begin(store *st, const struct run_info *info, err *e);
+/* 1: an answer of this numerics with all wanted captures is there (0 when info.fresh), 0: not, -1: error. */
+int store_has(store *st, int job, err *e);
+/* One transaction: attempt, generation, steps, tokens, captures. On failure nothing of the job is in the file. */
+int store_put(store *st, const struct result *r, err *e);
+/* Metrics of the whole experiment from what is stored, replacing older values (metric.c); then the run's end. */
+int store_end(store *st, const char *status, int exit_code, err *e);
+
+const char *store_run_uuid(const store *st); /* after store_begin */
+
+/* For metric.c: the connection and the ids of the current run. */
+struct sqlite3;
+struct sqlite3 *store_sqlite(store *st);
+int64_t store_spec_id(const store *st);
+
+/* Prepares sql, binds by `types` ('i' int64_t, 'd' double, 's' string, 'b' bytes + size_t), steps to the end. -1: e. */
+int store_exec(store *st, err *e, const char *sql, const char *types, ...);
+
+#endif
