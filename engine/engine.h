@@ -115,8 +115,6 @@ void cache_free(cache *c);                      /* NULL is fine */
 int cache_len(const cache *c);                  /* tokens held */
 /* Feeds n tokens at positions len.. . With `last`, also the pick from the last token's logits (n > 0 then). */
 int cache_feed(cache *c, const int *tokens, int n, struct gen_pick *last, err *e);
-/* Drops the tokens from position len on. Pages left behind are zero there again. */
-void cache_truncate(cache *c, int len);
 /* Positions first..first+n-1 of one layer of CACHE_K or CACHE_V to out, (G, n, E) in the cache's type. */
 void cache_read(const cache *c, int layer, int tensor, int first, int n, void *out);
 /* True when both hold the very same page for this layer and position (not merely equal bytes). */
@@ -148,7 +146,8 @@ int cache_edit(cache *c, const struct edit *ed, err *e);
 
 /* ---- generation ---- */
 
-enum gen_stop { GEN_STOP_LENGTH, GEN_STOP_EOS, GEN_STOP_FAILED };
+/* LENGTH: max_tokens made. EOS: a stop token made. CONTEXT: the model's context is full. FAILED: see gen_row.error. */
+enum gen_stop { GEN_STOP_LENGTH, GEN_STOP_EOS, GEN_STOP_CONTEXT, GEN_STOP_FAILED };
 
 struct gen_row {
     cache *cache;    /* in: what was seen so far; advances */

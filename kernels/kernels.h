@@ -86,6 +86,7 @@ struct kernels {
     void (*copy)(void *dst, const void *src, size_t bytes); /* within the backend */
     void (*zero)(void *dst, size_t bytes);
     void (*get)(void *host, const void *src, size_t bytes);
+    void (*put)(void *dst, const void *host, size_t bytes);
 
     /* x[b] = row ids[b] of the table, widened. ids are inside 0..rows-1. */
     void (*embed)(float *x /* (B, cols) */, const struct mat *table, const int *ids /* (B) */, int B);
@@ -131,7 +132,8 @@ void kernels_rope_freqs(float *inv_freq /* (n_rot / 2) */, double base, int n_ro
 void kernels_rope_table(float *cos /* (B, n) */, float *sin /* (B, n) */, const float *inv_freq /* (n) */,
                         const int *pos /* (B) */, int n, int B);
 
-/* Rounds to and widens from the 16-bit types and f32; used for caches and exports. */
+/* Widens from any type, and rounds to nearest even to f32, f16 or bf16; on the host, for edits and exports. */
 void kernels_widen(float *out /* (n) */, const void *in, enum dtype t, size_t n); /* n: a whole number of blocks */
+void kernels_narrow(void *out, enum dtype t, const float *in, size_t n);
 
 #endif

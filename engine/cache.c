@@ -1,0 +1,209 @@
+/* cache.c: pages of K and V, shared by reference and copied by whoever writes.
+ *
+ * A page is 64 tokens of one layer. Sharing is identity: two caches share a page iff their pointers are equal; attention
+ * loads such a page once for both, and a stored cache finds the same bytes. Tokens that a page does not hold yet are zero
+ * (kernels.h asks for that), so a page that is taken from the pool is cleared.
+ */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+size_t cache_page_elements(const engine *en)
+{
+    return (size_t)en->model.G * PAGE_TOKENS * (size_t)en->model.E;
+}
+
+static size_t page_bytes(const engine *en)
+{
+    return cache_page_elements(en) * (size_t)dtype_block_bytes(en->attn.kv_type);
+}
+
+/* A zero page with one reference, or NULL when memory is out. */
+static struct page *page_new(engine *en)
+{
+    size_t bytes = page_bytes(en), hidden = (size_t)en->model.G * sizeof(uint64_t);
+    struct page *p;
+    char *mem;
+    pthread_mutex_lock(&en->pool_lock);
+    p = en->pool;
+    if (p) en->pool = p->next;
+    pthread_mutex_unlock(&en->pool_lock);
+    if (p) {
+        en->k->zero(p->kv.k, 2 * bytes + hidden);
+    } else {
+        mem = en->k->alloc(2 * bytes + hidden);
+        if (!mem) return NULL;
+        p = mem_alloc(sizeof *p);
+        p->kv.k = mem;
+        p->kv.v = mem + bytes;
+        p->hidden_bits = (uint64_t *)(void *)(mem + 2 * bytes);
+    }
+    p->kv.hidden = NULL;
+    p->next = NULL;
+    atomic_init(&p->refs, 1);
+    return p;
+}
+
+static void page_release(engine *en, struct page *p)
+{
+    if (!p || atomic_fetch_sub(&p->refs, 1) > 1) return;
+    pthread_mutex_lock(&en->pool_lock);
+    p->next = en->pool;
+    en->pool = p;
+    pthread_mutex_unlock(&en->pool_lock);
+}
+
+void cache_pool_free(engine *en)
+{
+    struct page *p, *next;
+    for (p = en->pool; p; p = next) {
+        next = p->next;
+        en->k->release(p->kv.k);
+        free(p);
+    }
+    en->pool = NULL;
+}
+
+static void cache_room(cache *c, int n_pages)
+{
+    int l, cap = c->cap ? c->cap : 4;
+    if (n_pages <= c->cap) return;
+    while (cap < n_pages) cap *= 2;
+    for (l = 0; l < c->en->model.n_layer; l++) c->pages[l] = mem_grow(c->pages[l], (size_t)cap, sizeof **c->pages);
+    c->cap = cap;
+}
+
+int cache_new(cache **out, engine *en, err *e)
+{
+    cache *c;
+    if (en->model.n_layer == 0) return err_set(e, ERR_INTERNAL, "the engine was opened for its vocabulary only");
+    c = mem_alloc(sizeof *c);
+    c->en = en;
+    c->pages = mem_array((size_t)en->model.n_layer, sizeof *c->pages);
+    *out = c;
+    return 0;
+}
+
+cache *cache_fork(cache *c)
+{
+    int l, i, used = (c->n + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    cache *f = mem_alloc(sizeof *f);
+    f->en = c->en;
+    f->pages = mem_array((size_t)c->en->model.n_layer, sizeof *f->pages);
+    cache_room(f, used);
+    f->n = c->n;
+    f->n_pages = used;
+    for (l = 0; l < c->en->model.n_layer; l++)
+        for (i = 0; i < used; i++) {
+            f->pages[l][i] = c->pages[l][i];
+            atomic_fetch_add(&((struct page *)(void *)c->pages[l][i])->refs, 1);
+        }
+    return f;
+}
+
+void cache_free(cache *c)
+{
+    int l, i;
+    if (!c) return;
+    for (l = 0; l < c->en->model.n_layer; l++) {
+        for (i = 0; i < c->n_pages; i++) page_release(c->en, (struct page *)(void *)c->pages[l][i]);
+        free(c->pages[l]);
+    }
+    free(c->pages);
+    free(c);
+}
+
+int cache_len(const cache *c)
+{
+    return c->n;
+}
+
+struct page *cache_own(cache *c, int layer, int page)
+{
+    engine *en = c->en;
+    struct page *old = (struct page *)(void *)c->pages[layer][page], *own;
+    if (atomic_load(&old->refs) == 1) return old;
+    own = page_new(en);
+    if (!own) return NULL;
+    en->k->copy(own->kv.k, old->kv.k, 2 * page_bytes(en) + (size_t)en->model.G * sizeof(uint64_t));
+    if (old->kv.hidden) own->kv.hidden = own->hidden_bits;
+    c->pages[layer][page] = &own->kv;
+    page_release(en, old);
+    return own;
+}
+
+int cache_reserve(cache *c, int more, err *e)
+{
+    int need = (c->n + more + PAGE_TOKENS - 1) / PAGE_TOKENS, l, i;
+    cache_room(c, need);
+    for (i = c->n_pages; i < need; i++) {
+        for (l = 0; l < c->en->model.n_layer; l++) {
+            struct page *p = page_new(c->en);
+            if (!p) {
+                while (l-- > 0) page_release(c->en, (struct page *)(void *)c->pages[l][i]);
+                return err_set(e, ERR_FAIL, "no memory for the cache of %d tokens", c->n + more);
+            }
+            c->pages[l][i] = &p->kv;
+        }
+        c->n_pages = i + 1;
+    }
+    for (i = c->n / PAGE_TOKENS; i < need; i++)
+        for (l = 0; l < c->en->model.n_layer; l++)
+            if (!cache_own(c, l, i)) return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
+    return 0;
+}
+
+int cache_feed(cache *c, const int *tokens, int n, struct gen_pick *last, err *e)
+{
+    engine *en = c->en;
+    int done, i, rc = -1;
+    struct pass_row *rows;
+    for (i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= en->model.V)
+            return err_set(e, ERR_INPUT, "token id %d is outside 0..%d", tokens[i], en->model.V - 1);
+    if (n > en->model.n_ctx - c->n)
+        return err_set(e, ERR_INPUT, "%d tokens do not fit into the model's context of %d", c->n + n, en->model.n_ctx);
+    if (cache_reserve(c, n, e)) return -1;
+    rows = mem_array((size_t)en->s.rows, sizeof *rows);
+    for (done = 0; done < n;) {
+        int chunk = n - done < en->s.rows ? n - done : en->s.rows, final = done + chunk == n;
+        int want = chunk - 1;
+        for (i = 0; i < chunk; i++) rows[i] = (struct pass_row){c, tokens[done + i], c->n + i};
+        forward(en, rows, chunk, &want, final && last ? 1 : 0);
+        c->n += chunk;
+        done += chunk;
+    }
+    if (last) {
+        *last = (struct gen_pick){en->s.picks[0].token, en->s.picks[0].logprob, en->s.picks[0].margin};
+        if (last->token < 0) {
+            err_set(e, ERR_FAIL, "a logit behind the prompt is not a finite number");
+            goto out;
+        }
+    }
+    rc = 0;
+out:
+    free(rows);
+    return rc;
+}
+
+void cache_read(const cache *c, int layer, int tensor, int first, int n, void *out)
+{
+    const engine *en = c->en;
+    size_t size = (size_t)dtype_block_bytes(en->attn.kv_type), E = (size_t)en->model.E;
+    int g, t, run;
+    for (g = 0; g < en->model.G; g++)
+        for (t = 0; t < n; t += run) {
+            int pos = first + t, at = pos % PAGE_TOKENS;
+            const struct kv_page *p = c->pages[layer][pos / PAGE_TOKENS];
+            const char *src = tensor == CACHE_K ? p->k : p->v;
+            run = PAGE_TOKENS - at < n - t ? PAGE_TOKENS - at : n - t;
+            en->k->get((char *)out + ((size_t)g * n + t) * E * size, src + ((size_t)g * PAGE_TOKENS + at) * E * size,
+                       (size_t)run * E * size);
+        }
+}
+
+bool cache_shares(const cache *a, const cache *b, int layer, int pos)
+{
+    return a->pages[layer][pos / PAGE_TOKENS] == b->pages[layer][pos / PAGE_TOKENS];
+}

@@ -1,0 +1,190 @@
+/* engine.c: opens a model and answers what it is; text goes through to the tokenizer and the chat template. */
+#include "internal.h"
+
+#include <openssl/sha.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const enum dtype kv_dtypes[] = {[KV_F32] = DTYPE_F32, [KV_F16] = DTYPE_F16, [KV_BF16] = DTYPE_BF16};
+
+static int choose_kernels(engine *en, const struct engine_opts *o, err *e)
+{
+    static const struct {
+        const char *name;
+        enum kernels_isa isa;
+    } names[] = {{"scalar", KERNELS_SCALAR}, {"avx2", KERNELS_AVX2}, {"avx512", KERNELS_AVX512}};
+    enum kernels_isa isa = KERNELS_BEST;
+    size_t i;
+    if (o->isa) {
+        for (i = 0; i < sizeof names / sizeof *names; i++)
+            if (strcmp(o->isa, names[i].name) == 0) isa = names[i].isa;
+        if (isa == KERNELS_BEST)
+            return err_set(e, ERR_INPUT, "instruction set '%s' is not one of scalar, avx2, avx512", o->isa);
+    }
+    en->k = kernels_cpu(isa);
+    if (!en->k) return err_set(e, ERR_ENV, "this processor does not have %s", o->isa);
+    en->info.threads = kernels_cpu_threads(o->threads);
+    en->info.isa = en->k->name;
+    return 0;
+}
+
+static int open_chat(engine *en, const struct engine_opts *o, err *e)
+{
+    struct gguf_str s = {0};
+    if (o->chat_template) {
+        s.p = o->chat_template;
+        s.n = strlen(s.p);
+    } else if (gguf_has(en->file, "tokenizer.chat_template")) {
+        if (gguf_string(en->file, "tokenizer.chat_template", &s, e)) return -1;
+    } else {
+        return 0;
+    }
+    /* A template that cannot be compiled matters only to a spec with `chat`; engine_chat tells the reason then. */
+    if (chat_compile(&en->chat, s.p, s.n, &en->chat_error)) {
+        err_in(&en->chat_error, "chat template");
+        if (o->chat_template) return err_set(e, en->chat_error.code, "%s", en->chat_error.msg);
+    }
+    return 0;
+}
+
+static void describe(engine *en, const struct engine_opts *o)
+{
+    struct engine_info *i = &en->info;
+    const struct model *m = &en->model;
+    size_t bytes;
+    const void *all = gguf_bytes(en->file, &bytes);
+    SHA256(all, bytes, i->sha256);
+    i->path = en->path;
+    i->format = "gguf";
+    i->file_bytes = (int64_t)bytes;
+    i->arch = m->arch;
+    i->name = m->name;
+    i->kv_dtype = dtype_name(kv_dtypes[o->kv]);
+    i->weight_dtype = dtype_name(m->weight_type);
+    i->n_layer = m->n_layer;
+    i->n_head = m->H;
+    i->n_kv_head = m->G;
+    i->head_dim = m->E;
+    i->n_embd = m->D;
+    i->n_ff = m->F;
+    i->n_vocab = m->V;
+    i->n_ctx_train = m->n_ctx;
+    i->rope_base = m->rope_base;
+    i->kv_bytes_per_token = (int64_t)2 * m->n_layer * m->G * m->E * dtype_block_bytes(kv_dtypes[o->kv]);
+    snprintf(en->numerics, sizeof en->numerics, "n1:cpu:kv-%s", i->kv_dtype);
+    i->numerics = en->numerics;
+    i->bos = i->eos = -1;
+    i->tokenizer_kind = "none";
+    i->has_chat_template = en->chat != NULL;
+    if (!en->tok) return;
+    i->tokenizer_kind = tokenizer_kind(en->tok);
+    tokenizer_sha256(en->tok, i->tokenizer_sha256);
+    i->bos = tokenizer_bos(en->tok);
+    i->eos = tokenizer_eos(en->tok);
+    i->add_bos = tokenizer_add_bos(en->tok);
+    i->stop = tokenizer_stop(en->tok, &i->n_stop);
+    if (o->vocab_only) i->n_vocab = tokenizer_n_vocab(en->tok);
+}
+
+static int engine_load(engine *en, const struct engine_opts *o, err *e)
+{
+    int rows = o->max_rows > 0 ? o->max_rows : 256;
+    if (gguf_open(&en->file, o->path, e)) return -1;
+    if (choose_kernels(en, o, e)) return -1;
+    if (tokenizer_load(&en->tok, en->file, e)) return err_in(e, "tokenizer");
+    if (open_chat(en, o, e)) return -1;
+    if (!o->vocab_only) {
+        if (model_load(&en->model, en->file, e)) return -1;
+        if (en->tok && tokenizer_n_vocab(en->tok) > en->model.V)
+            return err_set(e, ERR_ENV, "the tokenizer has %d tokens, the model's embedding only %d", tokenizer_n_vocab(en->tok),
+                           en->model.V);
+        en->attn = (struct attn){en->model.H, en->model.G, en->model.E, kv_dtypes[o->kv], 1.0f / sqrtf((float)en->model.E)};
+        if (scratch_init(en, rows, e)) return -1;
+    }
+    describe(en, o);
+    return 0;
+}
+
+int engine_open(engine **out, const struct engine_opts *o, err *e)
+{
+    engine *en = mem_alloc(sizeof *en);
+    pthread_mutex_init(&en->pool_lock, NULL);
+    en->path = mem_strdup(o->path);
+    if (engine_load(en, o, e)) {
+        engine_free(en);
+        return err_in(e, "model '%s'", o->path);
+    }
+    *out = en;
+    return 0;
+}
+
+void engine_free(engine *en)
+{
+    if (!en) return;
+    cache_pool_free(en);
+    scratch_free(en);
+    chat_free(en->chat);
+    tokenizer_free(en->tok);
+    model_clear(&en->model);
+    gguf_close(en->file);
+    pthread_mutex_destroy(&en->pool_lock);
+    free(en->path);
+    free(en);
+}
+
+const struct engine_info *engine_info(const engine *en)
+{
+    return &en->info;
+}
+
+int engine_tokenize(const engine *en, const char *text, size_t n, unsigned flags, struct tokens *out, err *e)
+{
+    if (!en->tok) return err_set(e, ERR_INPUT, "the model has no tokenizer; give the prompt as `tokens: [ids]`");
+    return tokenizer_encode(en->tok, text, n, flags, out, e);
+}
+
+const char *engine_token_bytes(const engine *en, int id, size_t *n)
+{
+    return en->tok ? tokenizer_bytes(en->tok, id, n) : NULL;
+}
+
+bool engine_token_special(const engine *en, int id)
+{
+    return en->tok && tokenizer_special(en->tok, id);
+}
+
+/* The text of a special token for the template; "" when there is none. Caller frees. */
+static char *special_text(const engine *en, int id)
+{
+    struct buf b = {0};
+    size_t n;
+    const char *p = id >= 0 ? engine_token_bytes(en, id, &n) : NULL;
+    if (p) buf_add(&b, p, n);
+    return buf_take(&b);
+}
+
+int engine_chat(const engine *en, const struct chat_msg *msgs, int n, bool add_generation_prompt, struct buf *out, err *e)
+{
+    struct chat_env env = {0};
+    char *bos, *eos;
+    int rc;
+    if (en->chat_error.code) return err_set(e, ERR_INPUT, "%s", en->chat_error.msg);
+    if (!en->chat) return err_set(e, ERR_INPUT, "the model has no chat template; give the prompt as `text`");
+    bos = special_text(en, en->info.bos);
+    eos = special_text(en, en->info.eos);
+    env.bos_token = bos;
+    env.eos_token = eos;
+    env.add_generation_prompt = add_generation_prompt;
+    rc = chat_render(en->chat, &env, msgs, n, out, e);
+    free(bos);
+    free(eos);
+    return rc;
+}
+
+void engine_kv_to_f32(enum kv_type t, const void *in, float *out, size_t n)
+{
+    kernels_widen(out, in, kv_dtypes[t], n);
+}
