@@ -1,0 +1,270 @@
+/* options.c: the tables of commands and options, their parser and their help pages. */
+#include "options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct command_row {
+    const char *name;
+    enum command command;
+    const char *usage, *does, *example;
+    int min_args, max_args;
+};
+
+static const struct command_row commands[] = {
+    {"run", COMMAND_RUN, "kvrun [run] FILE.yaml [options]",
+     "Runs the jobs of an experiment that have no answer yet and prints the outcome table.\n"
+     "Stopped or killed, run it again: only the missing jobs run.",
+     "kvrun experiments/needle_sf_ny.yaml --db results.db", 1, 1},
+    {"plan", COMMAND_PLAN, "kvrun plan FILE.yaml [options]",
+     "Shows the jobs, the token positions the selectors hit, and what it all costs. Computes nothing.",
+     "kvrun plan experiments/needle_sf_ny.yaml --json | python3 -m json.tool", 1, 1},
+    {"tokens", COMMAND_TOKENS, "kvrun tokens FILE.yaml [PROMPT] [options]",
+     "Prints the tokens of the prompts with their bytes, and which slot each belongs to.",
+     "kvrun tokens experiments/needle_sf_ny.yaml city_sf", 1, 2},
+    {"sql", COMMAND_SQL, "kvrun sql [QUERY] [options]",
+     "Asks the results database, read-only. Views: v_result v_token v_prompt_token v_metric v_kv v_divergence v_storage.\n"
+     "QUERY - reads it from standard input.",
+     "kvrun sql \"SELECT label, text FROM v_result\" --csv", 0, 1},
+    {"show", COMMAND_SHOW, "kvrun show LABEL [options]", "One job: prompt, operations, text, metrics, captures, provenance.",
+     "kvrun show city_sf/zero", 1, 1},
+    {"export", COMMAND_EXPORT, "kvrun export safetensors --label L --moment M -o FILE [options]",
+     "Writes a captured cache as safetensors: k.{layer} and v.{layer}, kv heads x tokens x head size, f32.",
+     "kvrun export safetensors --label city_sf/zero --moment edited -o zero.safetensors", 1, 1},
+    {"help", COMMAND_HELP, "kvrun help [COMMAND]", "The page of a command.", "kvrun help run", 0, 1},
+    {"version", COMMAND_VERSION, "kvrun version", "Version, commit, compiler, libraries.", "kvrun --version", 0, 0},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+enum kind { KIND_FLAG, KIND_INT, KIND_TEXT };
+
+struct option_row {
+    const char *name, *arg;
+    char letter;
+    enum kind kind;
+    size_t offset;
+    int commands; /* set of enum command */
+    int least;    /* KIND_INT: smallest value allowed */
+    const char *help;
+};
+
+enum { SPEC_COMMANDS = COMMAND_RUN | COMMAND_PLAN | COMMAND_TOKENS, READERS = COMMAND_SQL | COMMAND_SHOW | COMMAND_EXPORT };
+#define AT(field) offsetof(struct options, field)
+
+static const struct option_row rows[] = {
+    {"db", "FILE", 0, KIND_TEXT, AT(db), COMMAND_RUN | COMMAND_PLAN | READERS, 0,
+     "results database; default: the spec's run.db, else results.db"},
+    {"threads", "N", 't', KIND_INT, AT(threads), COMMAND_RUN, 1,
+     "threads of the engine; default: OMP_NUM_THREADS or all processors"},
+    {"batch", "N", 'b', KIND_INT, AT(batch), COMMAND_RUN, 1,
+     "jobs decoded together; default: by memory. No result depends on it"},
+    {"isa", "NAME", 0, KIND_TEXT, AT(isa), COMMAND_RUN, 0,
+     "scalar, avx2 or avx512; default: the best. No result depends on it"},
+    {"shuffle", "SEED", 0, KIND_INT, AT(shuffle), COMMAND_RUN, 1, "run the jobs in a random order. No result depends on it"},
+    {"fresh", NULL, 0, KIND_FLAG, AT(fresh), COMMAND_RUN, 0, "run all jobs again; older answers stay in the database"},
+    {"progress", "HOW", 0, KIND_TEXT, AT(progress), COMMAND_RUN, 0, "auto, bar, line or none"},
+    {"quiet", NULL, 'q', KIND_FLAG, AT(quiet), COMMAND_RUN, 0, "no progress, no table; errors only"},
+    {"color", "WHEN", 0, KIND_TEXT, AT(color), COMMAND_RUN | COMMAND_SHOW, 0, "auto, always or never; NO_COLOR counts"},
+    {"json", NULL, 0, KIND_FLAG, AT(json), SPEC_COMMANDS | COMMAND_SQL | COMMAND_VERSION, 0,
+     "JSON on standard output; rows as one array of objects"},
+    {"jsonl", NULL, 0, KIND_FLAG, AT(jsonl), COMMAND_SQL, 0, "one JSON object per line"},
+    {"csv", NULL, 0, KIND_FLAG, AT(csv), COMMAND_SQL, 0, "comma-separated values (RFC 4180) with a header"},
+    {"md", NULL, 0, KIND_FLAG, AT(md), COMMAND_SQL, 0, "a Markdown table"},
+    {"example", "N", 0, KIND_INT, AT(example), COMMAND_SQL, 1, "one of the questions that come with kvrun; 1, 2, ..."},
+    {"experiment", "NAME", 0, KIND_TEXT, AT(experiment), COMMAND_SHOW | COMMAND_EXPORT, 0,
+     "which experiment, when several have the label"},
+    {"label", "L", 'l', KIND_TEXT, AT(label), COMMAND_EXPORT, 0, "the job: prompt/condition[/axis=value...]"},
+    {"moment", "M", 'm', KIND_TEXT, AT(moment), COMMAND_EXPORT, 0, "prefill, edited or end"},
+    {"output", "FILE", 'o', KIND_TEXT, AT(out), COMMAND_EXPORT, 0, "the file to write"},
+    {"help", NULL, 'h', KIND_FLAG, AT(help), -1, 0, "this page"},
+};
+enum { N_ROWS = sizeof rows / sizeof *rows };
+
+static const struct command_row *command_row(enum command c)
+{
+    int i;
+    for (i = 0; i < N_COMMANDS; i++)
+        if (commands[i].command == c) return &commands[i];
+    return NULL;
+}
+
+static const struct command_row *command_named(const char *name)
+{
+    int i;
+    for (i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0) return &commands[i];
+    return NULL;
+}
+
+static const struct option_row *find(const char *arg, size_t n)
+{
+    int i;
+    for (i = 0; i < N_ROWS; i++) {
+        if (n == 2 && arg[0] == '-' && rows[i].letter && arg[1] == rows[i].letter) return &rows[i];
+        if (n > 2 && strlen(rows[i].name) == n - 2 && memcmp(arg + 2, rows[i].name, n - 2) == 0) return &rows[i];
+    }
+    return NULL;
+}
+
+static int unknown_option(const char *arg, enum command c, err *e)
+{
+    const char *names[N_ROWS + 1], *near;
+    int i, n = 0;
+    for (i = 0; i < N_ROWS; i++)
+        if (rows[i].commands & (int)c) names[n++] = rows[i].name;
+    names[n] = NULL;
+    near = arg[1] == '-' ? nearest_word(arg + 2, names) : NULL;
+    if (near) return err_set(e, ERR_INPUT, "unknown option '%s'; did you mean '--%s'?", arg, near);
+    return err_set(e, ERR_INPUT, "unknown option '%s'; see kvrun help %s", arg, command_row(c)->name);
+}
+
+static int set_value(struct options *o, const struct option_row *r, const char *value, err *e)
+{
+    char *at = (char *)o + r->offset, *end;
+    long n;
+    if (r->kind == KIND_TEXT) {
+        memcpy(at, &value, sizeof value);
+        return 0;
+    }
+    n = strtol(value, &end, 10);
+    if (end == value || *end || n < r->least || n > 1 << 30)
+        return err_set(e, ERR_INPUT, "--%s: '%s' is not a whole number from %d", r->name, value, r->least);
+    *(int *)(void *)at = (int)n;
+    return 0;
+}
+
+/* Takes the option at argv[i]; returns how many words it used, or -1. */
+static int take_option(struct options *o, int argc, char **argv, int i, err *e)
+{
+    const char *arg = argv[i], *eq = strncmp(arg, "--", 2) == 0 ? strchr(arg, '=') : NULL;
+    const struct option_row *r = find(arg, eq ? (size_t)(eq - arg) : strlen(arg));
+    if (!r || !(r->commands & (int)o->command)) return unknown_option(arg, o->command, e);
+    if (r->kind == KIND_FLAG) {
+        if (eq) return err_set(e, ERR_INPUT, "--%s takes no value", r->name);
+        *((bool *)o + r->offset) = true;
+        return 1;
+    }
+    if (eq) return set_value(o, r, eq + 1, e) ? -1 : 1;
+    if (i + 1 >= argc) return err_set(e, ERR_INPUT, "--%s needs a value: --%s %s", r->name, r->name, r->arg);
+    return set_value(o, r, argv[i + 1], e) ? -1 : 2;
+}
+
+static int one_of(const char *option, const char *value, const char *allowed, err *e)
+{
+    size_t n = value ? strlen(value) : 0;
+    const char *p;
+    if (!value) return 0;
+    for (p = allowed; p; p = strchr(p, ' ') ? strchr(p, ' ') + 1 : NULL)
+        if (strncmp(p, value, n) == 0 && (p[n] == ' ' || !p[n])) return 0;
+    return err_set(e, ERR_INPUT, "--%s: '%s' is not one of: %s", option, value, allowed);
+}
+
+static int check(const struct options *o, err *e)
+{
+    const struct command_row *c = command_row(o->command);
+    if (o->help) return 0;
+    if (o->n_args < c->min_args) return err_set(e, ERR_INPUT, "usage: %s", c->usage);
+    if (o->n_args > c->max_args) return err_set(e, ERR_INPUT, "too many words; usage: %s", c->usage);
+    if (one_of("isa", o->isa, "scalar avx2 avx512", e)) return -1;
+    if (one_of("color", o->color, "auto always never", e)) return -1;
+    if (one_of("progress", o->progress, "auto bar line none", e)) return -1;
+    if (o->command == COMMAND_SQL && o->n_args == 0 && !o->example)
+        return err_set(e, ERR_INPUT, "give a query, or --example N; usage: %s", c->usage);
+    if (o->command != COMMAND_EXPORT) return 0;
+    if (strcmp(o->args[0], "safetensors") != 0)
+        return err_set(e, ERR_INPUT, "export '%s': the one format is safetensors; usage: %s", o->args[0], c->usage);
+    if (!o->label || !o->moment || !o->out)
+        return err_set(e, ERR_INPUT, "export needs --label, --moment and -o; usage: %s", c->usage);
+    return one_of("moment", o->moment, "prefill edited end", e);
+}
+
+/* The first word that is no option chooses the command, unless it is a file: then the command is run. */
+static int choose_command(struct options *o, int argc, char **argv, int *first, err *e)
+{
+    const char *names[N_COMMANDS + 1], *word, *near;
+    const struct command_row *c;
+    int i;
+    *first = 1;
+    o->command = COMMAND_RUN;
+    if (argc < 2) {
+        o->command = COMMAND_HELP;
+        return 0;
+    }
+    word = argv[1];
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) word = "help";
+    if (strcmp(word, "--version") == 0) word = "version";
+    c = command_named(word);
+    if (c) {
+        o->command = c->command;
+        *first = 2;
+        return 0;
+    }
+    if (word[0] == '-' || strchr(word, '.') || strchr(word, '/')) return 0;
+    for (i = 0; i < N_COMMANDS; i++) names[i] = commands[i].name;
+    names[N_COMMANDS] = NULL;
+    near = nearest_word(word, names);
+    if (near) return err_set(e, ERR_INPUT, "'%s' is neither a command nor a .yaml file; did you mean '%s'?", word, near);
+    return err_set(e, ERR_INPUT, "'%s' is neither a command nor a .yaml file; see kvrun help", word);
+}
+
+int options_parse(struct options *o, int argc, char **argv, err *e)
+{
+    int i, used, words_only = 0;
+    memset(o, 0, sizeof *o);
+    if (choose_command(o, argc, argv, &i, e)) return -1;
+    for (; i < argc; i += used) {
+        used = 1;
+        if (!words_only && strcmp(argv[i], "--") == 0) {
+            words_only = 1;
+        } else if (!words_only && argv[i][0] == '-' && argv[i][1]) {
+            used = take_option(o, argc, argv, i, e);
+            if (used < 0) return -1;
+        } else if (o->n_args == OPTIONS_ARGS) {
+            return err_set(e, ERR_INPUT, "too many words; usage: %s", command_row(o->command)->usage);
+        } else {
+            o->args[o->n_args++] = argv[i];
+        }
+    }
+    return check(o, e);
+}
+
+static void help_program(FILE *out)
+{
+    int i;
+    fputs("kvrun: experiments on the state of a transformer. A YAML file says which prompts, token positions and edits of the\n"
+          "KV cache; kvrun runs the jobs on its own engine and keeps texts, numbers and caches in one SQLite file.\n\n"
+          "usage: kvrun FILE.yaml [options]        run an experiment\n"
+          "       kvrun COMMAND ... [options]\n\ncommands:\n",
+          out);
+    for (i = 0; i < N_COMMANDS; i++) {
+        const char *line = strchr(commands[i].does, '\n');
+        int n = line ? (int)(line - commands[i].does) : (int)strlen(commands[i].does);
+        fprintf(out, "  %-8s %.*s\n", commands[i].name, n, commands[i].does);
+    }
+    fputs("\nkvrun COMMAND --help tells a command's options and an example.\n\n"
+          "models: $KVRUN_MODELS is the folder a spec's $KVRUN_MODELS/ means; without it, models/ beside the spec's parent "
+          "folder\n"
+          "exit codes: 0 done  1 some jobs failed  2 usage or spec  3 model or machine  4 database  5 nothing found\n"
+          "            6 disk full  70 a bug in kvrun  75 stopped by a signal, run it again  130 Ctrl-C\n\n"
+          "example: kvrun experiments/needle_sf_ny.yaml && kvrun sql \"SELECT label, text FROM v_result\"\n",
+          out);
+}
+
+void options_help(enum command c, FILE *out)
+{
+    const struct command_row *row = command_row(c);
+    int i;
+    if (c == COMMAND_HELP) {
+        help_program(out);
+        return;
+    }
+    fprintf(out, "usage: %s\n\n%s\n\noptions:\n", row->usage, row->does);
+    for (i = 0; i < N_ROWS; i++) {
+        char left[64], letter[8] = "";
+        if (!(rows[i].commands & (int)c)) continue;
+        if (rows[i].letter) snprintf(letter, sizeof letter, "-%c, ", rows[i].letter);
+        snprintf(left, sizeof left, "%s--%s %s", letter, rows[i].name, rows[i].arg ? rows[i].arg : "");
+        fprintf(out, "  %-22s %s\n", left, rows[i].help);
+    }
+    fprintf(out, "\nexample: %s\n", row->example);
+}

@@ -1,0 +1,399 @@
+/* run.c: the loop. Prompts are prefilled once, each job forks its prompt's cache and edits the fork, a batch of jobs is
+ * decoded together, and the writer stores finished jobs while the next batch runs.
+ */
+#include "run.h"
+
+#include "environment.h"
+#include "family.h"
+#include "metric.h"
+#include "outcome.h"
+#include "progress.h"
+#include "signals.h"
+#include "writer.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- opening ---- */
+
+/* Prints what diag holds; the exit code it asks for. */
+static int tell(struct diag *d)
+{
+    struct buf b = {0};
+    if (d) diag_text(d, &b);
+    if (b.n) fwrite(b.p, 1, b.n, stderr);
+    buf_free(&b);
+    return d && diag_errors(d) ? ERR_INPUT : 0;
+}
+
+static int fail(struct run *r, const err *e)
+{
+    int shown = tell(r->diag);
+    return e->code ? e->code : shown ? shown : ERR_INTERNAL;
+}
+
+static int check_pin(const struct run *r, err *e)
+{
+    char hex[65];
+    int i;
+    if (!r->spec->model_sha256) return 0;
+    for (i = 0; i < 32; i++) snprintf(hex + 2 * i, 3, "%02x", engine_info(r->en)->sha256[i]);
+    if (strcmp(hex, r->spec->model_sha256) == 0) return 0;
+    return err_set(e, ERR_ENV, "%s:%d:%d: the model file '%s' is not the pinned one\n  pinned  %s\n  found   %s", r->spec->path,
+                   r->spec->model_sha256_at.line, r->spec->model_sha256_at.col, engine_info(r->en)->path, r->spec->model_sha256,
+                   hex);
+}
+
+static int open_model(struct run *r, err *e)
+{
+    struct engine_opts eo = {0};
+    char *path = spec_model_path(r->spec);
+    int rc = -1;
+    if (access(path, R_OK) != 0) {
+        err_set(e, ERR_ENV,
+                "%s:%d:%d: no model at '%s'\n  ci/fetch-model fetches the default model; $KVRUN_MODELS says where models are",
+                r->spec->path, r->spec->model_at.line, r->spec->model_at.col, path);
+        goto out;
+    }
+    eo.path = path;
+    eo.isa = r->o->isa;
+    eo.kv = r->spec->kv;
+    eo.threads = r->o->threads;
+    if (engine_open(&r->en, &eo, e)) goto out;
+    rc = check_pin(r, e);
+out:
+    free(path);
+    return rc;
+}
+
+int run_open(struct run *r, const struct options *o, err *e)
+{
+    memset(r, 0, sizeof *r);
+    r->o = o;
+    r->mem = arena_new();
+    if (spec_load(&r->spec, o->args[0], &r->diag, e)) return fail(r, e);
+    r->db = o->db ? o->db : r->spec->db ? r->spec->db : "results.db";
+    if (open_model(r, e)) return e->code;
+    if (bind_prompts(r->spec, r->en, r->mem, r->diag, &r->prompts, e)) return fail(r, e);
+    if (o->command == COMMAND_TOKENS) return 0;
+    if (job_expand(&r->jobs, r->spec, r->en, r->prompts, r->diag, e)) return fail(r, e);
+    tell(r->diag);
+    return 0;
+}
+
+void run_close(struct run *r)
+{
+    job_free(r->jobs);
+    engine_free(r->en);
+    spec_free(r->spec);
+    diag_free(r->diag);
+    arena_free(r->mem);
+}
+
+/* ---- running ---- */
+
+struct loop {
+    struct run *r;
+    store *st;
+    writer *w;
+    struct families *fam;
+    struct progress progress;
+    int *pending; /* (n_pending) indices of jobs */
+    int n_pending, n_reused, n_failed;
+};
+
+/* A seeded Fisher-Yates shuffle; only the order of work changes. */
+static void shuffle(int *list, int n, unsigned seed)
+{
+    uint64_t x = seed * 0x9E3779B97F4A7C15u + 1;
+    int i;
+    for (i = n - 1; i > 0; i--) {
+        int j, t;
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        j = (int)(x % (uint64_t)(i + 1));
+        t = list[i], list[i] = list[j], list[j] = t;
+    }
+}
+
+static int find_pending(struct loop *l, err *e)
+{
+    const struct jobs *jobs = l->r->jobs;
+    int i;
+    l->pending = mem_array((size_t)jobs->n, sizeof *l->pending);
+    for (i = 0; i < jobs->n; i++) {
+        int has;
+        if (jobs->jobs[i].same_as >= 0) continue;
+        has = store_has(l->st, i, e);
+        if (has < 0) return -1;
+        if (has)
+            l->n_reused++;
+        else
+            l->pending[l->n_pending++] = i;
+    }
+    if (l->r->o->shuffle) shuffle(l->pending, l->n_pending, (unsigned)l->r->o->shuffle);
+    return 0;
+}
+
+/* Rows whose private pages fit the budget: 192 MiB keeps the default run under 500 MB beside the mapped weights. */
+static int batch_rows(const struct loop *l)
+{
+    const struct run *r = l->r;
+    int64_t longest = 0, bytes, budget = (int64_t)192 << 20;
+    int i, rows, batches;
+    if (r->o->batch) return r->o->batch;
+    for (i = 0; i < r->spec->n_prompts; i++)
+        if (r->prompts[i].n_tokens > longest) longest = r->prompts[i].n_tokens;
+    longest = (longest + r->spec->decode.max_tokens + 2 * 63) / 64 * 64;
+    bytes = longest * engine_info(r->en)->kv_bytes_per_token;
+    rows = bytes > 0 && budget / bytes < 32 ? (int)(budget / bytes) : 32;
+    if (rows < 1) rows = 1;
+    if (l->n_pending == 0) return rows;
+    batches = (l->n_pending + rows - 1) / rows; /* even batches: the last one is not a small one */
+    return (l->n_pending + batches - 1) / batches;
+}
+
+static char *row_text(const struct run *r, const struct gen_row *row, size_t *len)
+{
+    struct buf b = {0};
+    int i;
+    for (i = 0; i < row->n; i++) {
+        size_t n;
+        const char *p = engine_token_bytes(r->en, row->picks[i].token, &n);
+        if (p && !engine_token_special(r->en, row->picks[i].token)) buf_add(&b, p, n);
+    }
+    *len = b.n;
+    return buf_take(&b);
+}
+
+static void job_finish(struct loop *l, struct finished *f, int64_t decode_us)
+{
+    const struct job *j = &l->r->jobs->jobs[f->result.job];
+    struct result *res = &f->result;
+    struct gen_row *row = &f->row;
+    bool failed = row->stop == GEN_STOP_FAILED;
+    f->text = row_text(l->r, row, &res->text_len);
+    res->text = f->text;
+    res->picks = row->picks;
+    res->n = row->n;
+    res->stop = row->stop;
+    res->decode_us = decode_us;
+    if (failed) {
+        f->error = row->error;
+        res->failed = &f->error;
+        progress_say(&l->progress, "error  %s: %s", j->label, f->error.msg);
+        l->n_failed++;
+    } else if (j->moments & MOMENT_END) {
+        cache *end = cache_fork(row->cache);
+        f->caches[res->n_snapshots] = end;
+        res->snapshots[res->n_snapshots++] = (struct snapshot){MOMENT_END, end, cache_len(end)};
+    }
+    cache_free(row->cache);
+    row->cache = NULL;
+    progress_jobs(&l->progress, 1, failed, j->label);
+}
+
+struct step_arg {
+    struct loop *l;
+    int rows;
+};
+
+static void on_step(void *arg, int step)
+{
+    struct step_arg *a = arg;
+    (void)step;
+    progress_tokens(&a->l->progress, a->rows);
+}
+
+/* Prepares the jobs of a list; one whose cache cannot be made is stored as failed and left out. Returns how many there are. */
+static int prepare(struct loop *l, const int *list, int n, struct finished **f)
+{
+    int i, kept = 0;
+    for (i = 0; i < n; i++) {
+        struct finished *one = mem_alloc(sizeof *one);
+        if (family_fork(l->fam, list[i], one, &one->error)) {
+            one->row.stop = GEN_STOP_FAILED;
+            one->row.error = one->error;
+            job_finish(l, one, 0);
+            family_done(l->fam, list[i]);
+            writer_put(l->w, one);
+        } else {
+            f[kept++] = one;
+        }
+    }
+    return kept;
+}
+
+/* One batch: forks and edits, decoding, hand-over to the writer. */
+static int run_batch(struct loop *l, const int *list, int n, err *e)
+{
+    struct run *r = l->r;
+    struct gen_row *rows = mem_array((size_t)n, sizeof *rows);
+    struct finished **f = mem_array((size_t)n, sizeof *f);
+    struct step_arg arg = {l, 0};
+    struct gen_opts go = {.max_tokens = r->spec->decode.max_tokens, .on_step = on_step, .arg = &arg, .cancel = signals_flag()};
+    int64_t before;
+    int i, job, rc;
+    if (r->spec->decode.stop_eos) {
+        go.stop = engine_info(r->en)->stop;
+        go.n_stop = engine_info(r->en)->n_stop;
+    }
+    arg.rows = n = prepare(l, list, n, f);
+    for (i = 0; i < n; i++) rows[i] = f[i]->row;
+    before = progress_now_ms();
+    rc = generate(r->en, rows, n, &go, e);
+    for (i = 0; i < n; i++) {
+        f[i]->row = rows[i];
+        if (rc) {
+            writer_drop(f[i]);
+            continue;
+        }
+        job = f[i]->result.job;
+        job_finish(l, f[i], (progress_now_ms() - before) * 1000 / n);
+        family_done(l->fam, job);
+        writer_put(l->w, f[i]);
+    }
+    free(f);
+    free(rows);
+    return rc;
+}
+
+static int run_pending(struct loop *l, err *e)
+{
+    int rows = batch_rows(l), i;
+    for (i = 0; i < l->n_pending; i += rows) {
+        int n = l->n_pending - i < rows ? l->n_pending - i : rows;
+        if (*signals_flag() || writer_failed(l->w)) return -1;
+        if (run_batch(l, l->pending + i, n, e)) return -1;
+    }
+    return 0;
+}
+
+/* ---- telling ---- */
+
+static void headline(const struct loop *l)
+{
+    const struct run *r = l->r;
+    const struct engine_info *i = engine_info(r->en);
+    if (r->o->quiet) return;
+    fprintf(stderr, "%s  %d jobs: %d to run, %d stored · %d prompts · %s %s (%02x%02x%02x…)\n", r->spec->experiment, r->jobs->n,
+            l->n_pending, r->jobs->n - l->n_pending, r->spec->n_prompts, i->name, i->weight_dtype, i->sha256[0], i->sha256[1],
+            i->sha256[2]);
+    fprintf(stderr, "numerics %s · %s, %d threads · db %s\n", i->numerics, i->isa, i->threads, r->db);
+}
+
+static void summary(const struct loop *l, int code)
+{
+    const struct run *r = l->r;
+    double s = (double)(progress_now_ms() - l->progress.started_ms) / 1000;
+    int done = l->progress.done - l->n_failed;
+    if (r->o->quiet) return;
+    fprintf(stderr, "%s  %d of %d jobs in %.1f s: %d new, %d stored before, %d failed · %lld tokens\n",
+            code == 0 || code == ERR_FAIL ? "done" : "stop", done + r->jobs->n - l->n_pending, r->jobs->n, s, done,
+            r->jobs->n - l->n_pending, l->n_failed, (long long)l->progress.tokens);
+    if (l->n_failed) fprintf(stderr, "       what failed: kvrun sql --example 6 --db %s\n", r->db);
+    if (code == EXIT_STOPPED || code == EXIT_INTERRUPTED)
+        fprintf(stderr, "       safe to run again: only the missing jobs will run\n");
+}
+
+static int print_outcome(const struct loop *l, err *e)
+{
+    const struct run *r = l->r;
+    struct buf b = {0};
+    int rc = 0;
+    if (r->o->json) {
+        json_t *j = json_pack("{s:s,s:s,s:i,s:i}", "db", r->db, "run", store_run_uuid(l->st), "jobs", r->jobs->n, "failed",
+                              l->n_failed);
+        char *text = json_dumps(j, JSON_COMPACT);
+        buf_printf(&b, "%s\n", text);
+        free(text);
+        json_decref(j);
+    } else if (!r->o->quiet) {
+        rc = outcome_from_store(r->spec, r->jobs, l->st, r->o->color, &b, e);
+    }
+    if (b.n) fwrite(b.p, 1, b.n, stdout);
+    buf_free(&b);
+    return rc;
+}
+
+static enum progress_how how(const struct options *o)
+{
+    if (o->quiet || (o->progress && strcmp(o->progress, "none") == 0)) return PROGRESS_NONE;
+    if (o->progress && strcmp(o->progress, "bar") == 0) return PROGRESS_BAR;
+    if (o->progress && strcmp(o->progress, "line") == 0) return PROGRESS_LINE;
+    return PROGRESS_AUTO;
+}
+
+static char *argv_json(int argc, char **argv)
+{
+    json_t *list = json_array();
+    char *text;
+    int i;
+    for (i = 0; i < argc; i++) json_array_append_new(list, json_stringn_nocheck(argv[i], utf8_valid(argv[i], strlen(argv[i]))));
+    text = json_dumps(list, JSON_COMPACT);
+    json_decref(list);
+    return text;
+}
+
+/* Computes everything; e holds what stopped it, if something did. */
+static int compute(struct loop *l, err *e)
+{
+    err stored = {0};
+    int rc;
+    l->fam = family_open(l->r->spec, l->r->en, l->r->jobs, l->pending, l->n_pending);
+    l->w = writer_start(l->st, 32);
+    progress_start(&l->progress, l->r->spec->experiment, l->n_pending, l->r->spec->decode.max_tokens, how(l->r->o));
+    rc = run_pending(l, e);
+    progress_end(&l->progress);
+    if (writer_finish(l->w, &stored)) { /* the cause, where both failed */
+        *e = stored;
+        rc = -1;
+    }
+    family_close(l->fam);
+    return rc;
+}
+
+static int exit_code(const struct loop *l, int rc, const err *e)
+{
+    if (rc && *signals_flag()) return signals_exit_code();
+    if (rc) return e->code ? e->code : ERR_INTERNAL;
+    return l->n_failed ? ERR_FAIL : 0;
+}
+
+static const char *run_status(int code)
+{
+    return code == 0 ? "done" : code == EXIT_STOPPED || code == EXIT_INTERRUPTED ? "interrupted" : "failed";
+}
+
+int run_jobs(struct run *r, int argc, char **argv, err *e)
+{
+    struct loop l = {.r = r};
+    struct run_info info = {.spec = r->spec, .en = r->en, .jobs = r->jobs, .env = environment_get(r->en), .fresh = r->o->fresh};
+    char *args = argv_json(argc, argv), *cwd = getcwd(NULL, 0);
+    int rc, code;
+    err late = {0};
+    info.argv_json = args;
+    info.cwd = cwd ? cwd : "";
+    code = -1;
+    if (store_open(&l.st, r->db, e)) goto out;
+    if (store_begin(l.st, &info, e)) goto out;
+    if (find_pending(&l, e)) goto out;
+    headline(&l);
+    signals_catch();
+    rc = compute(&l, e);
+    code = exit_code(&l, rc, e);
+    if (code == EXIT_STOPPED || code == EXIT_INTERRUPTED) *e = (err){0};
+    if (metric_compute(l.st, r->spec, r->jobs, &late) || store_end(l.st, run_status(code), code, &late)) {
+        if (!e->code) *e = late;
+        if (code == 0) code = late.code;
+    }
+    summary(&l, code);
+    if (!late.code && print_outcome(&l, e) && code == 0) code = e->code;
+out:
+    store_close(l.st);
+    free(l.pending);
+    free(args);
+    free(cwd);
+    return code < 0 ? e->code : code;
+}
