@@ -18,7 +18,8 @@
  *  - dot(a, b, n): sixteen lanes, lane j takes fma(a[i], b[i], lane) for i = j, j+16, ... in rising order (a missing
  *    tail is zeros); then lane j += lane j+8 (j < 8), += j+4 (j < 4), += j+2 (j < 2), += j+1 (j = 0).
  *  - sum(a, n): the same with lane += a[i].
- *  - exp: one polynomial for all instruction sets (cpu_exp, cpu_simd.h); division and square root are IEEE.
+ *  - exp: one polynomial for all instruction sets (cpu_exp in cpu.h; results below 2^-126 are +0); division and square root are
+ * IEEE.
  *  - weights are widened to f32 exactly as their format defines (d*q, or d*q + m with the addition rounded).
  *  - attention: pages in rising order; each page is one tile of exactly 64 keys, see attend below.
  * cpu_scalar.c spells the contract as plain loops; the SIMD files must equal it bit for bit (tests/unit/test_kernels.c).
@@ -29,8 +30,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* P: tokens of a page and keys of an attention tile. One number, since a tile never crosses a page. */
-enum { PAGE_TOKENS = 64 };
+/* P: tokens of a page and keys of an attention tile. One number, since a tile never crosses a page.
+   HEAD_MAX: the largest E. */
+enum { PAGE_TOKENS = 64, HEAD_MAX = 256 };
 
 enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q8_0, DTYPE_COUNT };
 
@@ -70,7 +72,7 @@ struct attn {
 
 /* What greedy decoding needs of a row of logits. */
 struct pick {
-    int token;     /* index of the largest, the lowest one of equals; -1 when a logit is not finite */
+    int token;     /* index of the largest, the lowest one of equals; -1 when a logit is not finite, the rest NaN then */
     float logprob; /* natural logarithm of its softmax */
     float margin;  /* largest minus second largest logit */
 };
@@ -106,9 +108,10 @@ struct kernels {
 
     /* out[b] = softmax(q . k * scale) v over tokens 0..pos[b] of row b's pages that are not hidden. Query head h reads kv
        head h / (H/G). Per page, always 64 keys: s = dot(q, k, E) * scale; unseen keys get s = -inf; m' = max(m, all s); if
-       m' is -inf the page changes nothing; p = exp(s - m'), +0 for unseen keys; c = exp(m - m') (0 when m is -inf);
-       d = d * c + sum(p, 64); o = o * c, then o = fma(p[t], v[t], o) for t = 0..63. At the end out = o * (1 / d), or zeros when
-       nothing was seen. Rows next to each other whose page pointers are equal load that page once. */
+       m' is -inf the page changes nothing (a NaN among the scores makes the result NaN); p = exp(s - m'), +0 for unseen keys; c
+       = exp(m - m') (0 when m is -inf); d = d * c + sum(p, 64); o = o * c, then o = fma(p[t], v[t], o) for t = 0..63. At the
+       end out = o * (1 / d), or zeros when nothing was seen. Rows next to each other whose page pointers are equal load that
+       page once. */
     void (*attend)(float *out /* (B, H, E) */, const float *q /* (B, H, E) */,
                    struct kv_page *const *const *pages /* (B)(pos/P + 1) */, const int *pos /* (B) */, const struct attn *a,
                    int B);

@@ -1,0 +1,100 @@
+/* cpu.c: the tables of the CPU, the choice between them, threads and memory. */
+#include "cpu.h"
+
+#include <omp.h>
+#include <stdlib.h>
+
+/* ---- threads ---- */
+
+enum { THREADS_MAX = 1024 };
+static int n_threads;
+
+int kernels_cpu_threads(int n)
+{
+    if (n < 1) {
+        n = omp_get_max_threads(); /* OMP_NUM_THREADS, else one per processor */
+        if (n > omp_get_num_procs()) n = omp_get_num_procs();
+    }
+    if (n > THREADS_MAX) n = THREADS_MAX;
+    n_threads = n < 1 ? 1 : n;
+    return n_threads;
+}
+
+int cpu_team(double work)
+{
+    /* waking a team costs about 1 us, in which one thread does some 10000 multiply-adds */
+    if (work < 32768) return 1;
+    return n_threads ? n_threads : kernels_cpu_threads(0);
+}
+
+/* ---- memory ---- */
+
+static void *memory_alloc(size_t bytes)
+{
+    size_t whole = (bytes + 63) / 64 * 64;
+    void *p;
+    if (whole < bytes) return NULL;
+    p = aligned_alloc(64, whole ? whole : 64);
+    if (p) memset(p, 0, whole);
+    return p;
+}
+
+static void memory_release(void *p)
+{
+    free(p);
+}
+
+static void memory_copy(void *dst, const void *src, size_t bytes)
+{
+    if (bytes) memcpy(dst, src, bytes);
+}
+
+static void memory_zero(void *dst, size_t bytes)
+{
+    if (bytes) memset(dst, 0, bytes);
+}
+
+/* ---- tables ---- */
+
+#define TABLE(label, prefix, suffix)                                                                                    \
+    {                                                                                                                   \
+        .name = label, .alloc = memory_alloc, .release = memory_release, .copy = memory_copy, .zero = memory_zero,      \
+        .get = memory_copy, .embed = prefix##embed##suffix, .rmsnorm = prefix##rmsnorm##suffix,                         \
+        .matmul = prefix##matmul##suffix, .rope_append = prefix##rope_append##suffix, .attend = prefix##attend##suffix, \
+        .swiglu = prefix##swiglu##suffix, .pick = prefix##pick##suffix,                                                 \
+    }
+
+static const struct kernels scalar = TABLE("scalar", scalar_, );
+
+#ifdef KERNELS_X86
+static const struct kernels avx2 = TABLE("avx2", simd_, _avx2);
+static const struct kernels avx512 = TABLE("avx512", simd_, _avx512);
+
+static int have_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+static int have_avx512(void)
+{
+    return have_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+const struct kernels *kernels_cpu(enum kernels_isa isa)
+{
+    __builtin_cpu_init();
+    switch (isa) {
+    case KERNELS_BEST: return have_avx512() ? &avx512 : have_avx2() ? &avx2 : &scalar;
+    case KERNELS_SCALAR: return &scalar;
+    case KERNELS_AVX2: return have_avx2() ? &avx2 : NULL;
+    case KERNELS_AVX512: return have_avx512() ? &avx512 : NULL;
+    }
+    return NULL;
+}
+#else
+const struct kernels *kernels_cpu(enum kernels_isa isa)
+{
+    return isa == KERNELS_BEST || isa == KERNELS_SCALAR ? &scalar : NULL;
+}
+#endif

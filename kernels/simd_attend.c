@@ -1,0 +1,279 @@
+/* simd_attend.c: attention over pages, the page outermost.
+ *
+ * A unit is one row and one kv head, with the H/G queries that share it. A thread takes a run of units; rows next to each
+ * other form a block that walks the pages together, and where their page pointers are equal a page is loaded once for all
+ * their queries: 32 siblings over one prefix, or the rows of a prefill. Queries and running outputs of a block lie packed in
+ * scratch on the stack, padded with zeros to a multiple of 16 elements.
+ */
+#include "simd_vec.h"
+
+#ifdef __AVX512F__
+enum { Q_TILE = 4, K_TILE = 4, V_TILE = 6 }; /* queries and keys of a score tile, queries of a value tile */
+#else
+enum { Q_TILE = 2, K_TILE = 3, V_TILE = 1 };
+#endif
+
+enum {
+    P = PAGE_TOKENS,
+    SLICE = 4,       /* v16 of a head in a value tile: 64 elements */
+    SCORES = 24,     /* queries whose scores against a page are held at once */
+    BLOCK = 1 << 14, /* floats of queries in a block: 256 queries of 64 elements, 64 KB */
+    QUERIES = BLOCK / 16,
+    ACC_MAX = 24, /* a constant, as in simd_matmul.c */
+};
+
+struct block {
+    float q[BLOCK], o[BLOCK]; /* (queries, width) */
+    float m[QUERIES], d[QUERIES];
+    uint64_t seen[QUERIES];                 /* of the current page */
+    float k[P * HEAD_MAX], v[P * HEAD_MAX]; /* the current page's head widened, (P, width) */
+};
+
+/* ---- one page ---- */
+
+/* Scores of Q queries and K keys: s (Q, P). */
+INLINE void score_tile(float *s, const float *q, const float *k, const int width, const int Q, const int K)
+{
+    float sums[16];
+    v16 acc[ACC_MAX];
+    UNROLL for (int i = 0; i < Q * K; i++) acc[i] = v_zero();
+    for (int e = 0; e < width; e += 16) {
+        v16 key[K_TILE];
+        UNROLL for (int t = 0; t < K; t++) key[t] = v_load(k + t * width + e);
+        UNROLL for (int c = 0; c < Q; c++)
+        {
+            v16 a = v_load(q + c * width + e);
+            UNROLL for (int t = 0; t < K; t++) acc[c * K + t] = v_fma(a, key[t], acc[c * K + t]);
+        }
+    }
+    v_sums(sums, acc, Q * K);
+    UNROLL for (int c = 0; c < Q; c++) memcpy(s + c * P, sums + c * K, (size_t)K * sizeof *s);
+}
+
+INLINE void scores(float *s, const float *q, const float *k, const int width, const int Q)
+{
+    int t = 0;
+    for (; t + K_TILE <= P; t += K_TILE) score_tile(s + t, q, k + t * width, width, Q, K_TILE);
+    for (; t < P; t++) score_tile(s + t, q, k + t * width, width, Q, 1);
+}
+
+/* Scores (P) of one query become its p; *m and *d move on. Returns the factor of its old output, or -1: nothing changes. */
+INLINE float soften(float *s, float *m, float *d, float scale, uint64_t seen)
+{
+    const v16 never = v_set1(-INFINITY);
+    v16 a[4], top, lanes = v_zero();
+    float largest, factor;
+    UNROLL for (int i = 0; i < 4; i++) a[i] =
+        v_pick(v_mul(v_load(s + 16 * i), v_set1(scale)), never, (unsigned)(seen >> 16 * i & 0xffff));
+    largest = v_largest(v_max(v_max(a[0], a[1]), v_max(a[2], a[3])));
+    if (*m > largest) largest = *m; /* a NaN stays */
+    if (largest == -INFINITY) {
+        unsigned ordered = 0xffff;
+        UNROLL for (int i = 0; i < 4; i++) ordered &= v_equal(a[i], a[i]);
+        if (ordered == 0xffff) return -1;
+    }
+    top = v_set1(largest);
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        a[i] = v_pick(v_exp(v_sub(a[i], top)), v_zero(), (unsigned)(seen >> 16 * i & 0xffff));
+        v_store(s + 16 * i, a[i]);
+        lanes = v_add(lanes, a[i]);
+    }
+    factor = v_first(v_exp(v_set1(*m - largest)));
+    *m = largest;
+    *d = *d * factor + v_sum(lanes);
+    return factor;
+}
+
+/* Outputs of Q queries, N v16 of each: o = o * factor, then the 64 values in order. */
+INLINE void value_tile(float *o, const float *p, const float *factor, const float *v, const int width, const int Q, const int N)
+{
+    v16 acc[ACC_MAX];
+    UNROLL for (int c = 0; c < Q; c++) UNROLL for (int n = 0; n < N; n++) acc[c * N + n] =
+        v_mul(v_load(o + c * width + 16 * n), v_set1(factor[c]));
+    for (int t = 0; t < P; t++) {
+        v16 value[SLICE];
+        UNROLL for (int n = 0; n < N; n++) value[n] = v_load(v + t * width + 16 * n);
+        UNROLL for (int c = 0; c < Q; c++)
+        {
+            v16 a = v_set1(p[c * P + t]);
+            UNROLL for (int n = 0; n < N; n++) acc[c * N + n] = v_fma(a, value[n], acc[c * N + n]);
+        }
+    }
+    UNROLL for (int c = 0; c < Q; c++) UNROLL for (int n = 0; n < N; n++) v_store(o + c * width + 16 * n, acc[c * N + n]);
+}
+
+INLINE void values(float *o, const float *p, const float *factor, const float *v, const int width, const int Q)
+{
+    int e = 0;
+    for (; e + 16 * SLICE <= width; e += 16 * SLICE) value_tile(o + e, p, factor, v + e, width, Q, SLICE);
+    for (; e < width; e += 16) value_tile(o + e, p, factor, v + e, width, Q, 1);
+}
+
+/* Queries from..to-1 of a block against one page of keys and values, (P, width) each. */
+INLINE void page_queries(struct block *b, const float *k, const float *v, int from, int to, float scale, const int width)
+{
+    float s[SCORES * P] __attribute__((aligned(64))), factor[SCORES];
+    for (int first = from; first < to; first += SCORES) {
+        int n = to - first < SCORES ? to - first : SCORES, i = 0;
+        for (; i + Q_TILE <= n; i += Q_TILE) scores(s + i * P, b->q + (first + i) * width, k, width, Q_TILE);
+        if (Q_TILE == 4 && n - i == 3) {
+            scores(s + i * P, b->q + (first + i) * width, k, width, 3);
+            i += 3;
+        }
+        for (; i < n; i++) scores(s + i * P, b->q + (first + i) * width, k, width, 1);
+        for (i = 0; i < n; i++) factor[i] = soften(s + i * P, b->m + first + i, b->d + first + i, scale, b->seen[first + i]);
+        for (i = 0; i < n;) {
+            int run = 0;
+            float *o = b->o + (first + i) * width;
+            while (run < V_TILE && i + run < n && factor[i + run] != -1) run++;
+            if (V_TILE > 1 && run == V_TILE) {
+                values(o, s + i * P, factor + i, v, width, V_TILE);
+                i += V_TILE;
+            } else if (V_TILE > 3 && run >= 3) {
+                values(o, s + i * P, factor + i, v, width, 3);
+                i += 3;
+            } else {
+                if (run) values(o, s + i * P, factor + i, v, width, 1);
+                i++;
+            }
+        }
+    }
+}
+
+static void page_64(struct block *b, const float *k, const float *v, int from, int to, float scale)
+{
+    page_queries(b, k, v, from, to, scale, 64);
+}
+static void page_128(struct block *b, const float *k, const float *v, int from, int to, float scale)
+{
+    page_queries(b, k, v, from, to, scale, 128);
+}
+static void page_any(struct block *b, const float *k, const float *v, int from, int to, float scale, int width)
+{
+    page_queries(b, k, v, from, to, scale, width);
+}
+
+/* ---- blocks of rows ---- */
+
+/* The sizes of a call and what follows from them. */
+struct job {
+    float *out;     /* (B, H, E) */
+    const float *q; /* (B, H, E) */
+    struct kv_page *const *const *pages;
+    const int *pos;
+    const struct attn *a;
+    int B;
+    int width; /* E rounded up to 16 */
+    int heads; /* queries of a unit */
+};
+
+/* A head of a page as (P, width) floats: in place when it is that already. */
+static const float *widened(float *to, const void *from, int g, const struct attn *a, int width)
+{
+    size_t at = (size_t)g * P * (size_t)a->E;
+    if (a->kv_type == DTYPE_F32 && width == a->E) return (const float *)from + at;
+    for (int t = 0; t < P; t++, at += (size_t)a->E, to += width)
+        for (int e = 0; e < width; e += 16) {
+            int n = a->E - e < 16 ? a->E - e : 16;
+            v_store(to + e, n == 16 ? v_from(from, a->kv_type, at + (size_t)e) : v_from_n(from, a->kv_type, at + (size_t)e, n));
+        }
+    return to - P * width;
+}
+
+/* Rows b0..b1-1 of a block, all with this page, against it; n query heads of each. */
+static void block_page(const struct job *j, struct block *b, const struct kv_page *page, int g, int page_index, int base,
+                       int b0, int b1, int n)
+{
+    const float *k = widened(b->k, page->k, g, j->a, j->width), *v = widened(b->v, page->v, g, j->a, j->width);
+    int from = (b0 - base) * n, to = (b1 - base) * n;
+    for (int row = b0, i = from; row < b1; row++) {
+        uint64_t seen = cpu_seen(page, g, (long)j->pos[row] - (long)page_index * P);
+        for (int h = 0; h < n; h++) b->seen[i++] = seen;
+    }
+    if (j->width == 64)
+        page_64(b, k, v, from, to, j->a->scale);
+    else if (j->width == 128)
+        page_128(b, k, v, from, to, j->a->scale);
+    else
+        page_any(b, k, v, from, to, j->a->scale, j->width);
+}
+
+/* Rows b0..b1-1, query heads h0..h0+n-1, all of kv head g. */
+static void block_run(const struct job *j, struct block *b, int g, int b0, int b1, int h0, int n)
+{
+    const size_t E = (size_t)j->a->E, width = (size_t)j->width, queries = (size_t)(b1 - b0) * (size_t)n;
+    int pages = 0, i = 0;
+    memset(b->q, 0, queries * width * sizeof(float));
+    memset(b->o, 0, queries * width * sizeof(float));
+    for (size_t c = 0; c < queries; c++) {
+        b->m[c] = -INFINITY;
+        b->d[c] = 0;
+    }
+    for (int row = b0; row < b1; row++) {
+        const float *from = j->q + ((size_t)row * (size_t)j->a->H + (size_t)h0) * E;
+        for (int h = 0; h < n; h++, i++) memcpy(b->q + (size_t)i * width, from + (size_t)h * E, E * sizeof(float));
+        if (j->pos[row] / P >= pages) pages = j->pos[row] / P + 1;
+    }
+    for (int p = 0; p < pages; p++) {
+        for (int row = b0, end; row < b1; row = end) {
+            const struct kv_page *page = j->pos[row] / P >= p ? j->pages[row][p] : NULL;
+            for (end = row + 1; end < b1 && page && j->pos[end] / P >= p && j->pages[end][p] == page;) end++;
+            if (page) block_page(j, b, page, g, p, b0, row, end, n);
+        }
+    }
+    i = 0;
+    for (int row = b0; row < b1; row++)
+        for (int h = 0; h < n; h++, i++) {
+            float *to = j->out + ((size_t)row * (size_t)j->a->H + (size_t)(h0 + h)) * E, *o = b->o + (size_t)i * width;
+            float scale = b->d[i] == 0 ? 0 : 1.0f / b->d[i];
+            for (size_t e = 0; e < E; e++) to[e] = o[e] * scale;
+        }
+}
+
+/* Units from..to-1, in the order (kv head, row). */
+static void attend_units(const struct job *j, struct cpu_part part)
+{
+    struct block b;
+    const int most = BLOCK / j->width;
+    for (long u = part.from, end; u < part.to; u = end) {
+        int g = (int)(u / j->B), b0 = (int)(u % j->B), rows = most / j->heads, b1;
+        if (rows < 1) rows = 1;
+        b1 = j->B - b0 < rows ? j->B : b0 + rows;
+        if (part.to - u < b1 - b0) b1 = b0 + (int)(part.to - u);
+        for (int h = 0; h < j->heads; h += most)
+            block_run(j, &b, g, b0, b1, g * j->heads + h, j->heads - h < most ? j->heads - h : most);
+        end = u + (b1 - b0);
+    }
+}
+
+/* The unit at which thread t of T begins: units cost as much as they have pages, the last rows of a prefill the most. */
+static long cut(const struct job *j, double total, int t, int T)
+{
+    double goal = total * j->a->G * t / T, done = 0;
+    long u = (long)(goal / total) * j->B;
+    int b = 0;
+    if (t == T) return (long)j->B * j->a->G;
+    done = (double)(u / j->B) * total;
+    while (b < j->B && done < goal) done += j->pos[b++] / P + 1;
+    return u + b;
+}
+
+void SIMD_FN(attend)(float *out, const float *q, struct kv_page *const *const *pages, const int *pos, const struct attn *a,
+                     int B)
+{
+    struct job j = {out, q, pages, pos, a, B, (a->E + 15) / 16 * 16, a->H / a->G};
+    double total = 0;
+    int T;
+    for (int b = 0; b < B; b++) total += pos[b] / P + 1;
+    T = cpu_team(total * P * a->H * a->E * 2);
+    if (T == 1) {
+        attend_units(&j, (struct cpu_part){0, (long)B * a->G});
+        return;
+    }
+#pragma omp parallel num_threads(T)
+    {
+        int t = omp_get_thread_num(), n = omp_get_num_threads();
+        attend_units(&j, (struct cpu_part){cut(&j, total, t, n), cut(&j, total, t + 1, n)});
+    }
+}

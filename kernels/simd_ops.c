@@ -1,0 +1,163 @@
+/* simd_ops.c: the operations on rows by themselves: embedding, norm, rotary embedding and append, swiglu, greedy choice. */
+#include "simd_vec.h"
+
+void SIMD_FN(embed)(float *x, const struct mat *table, const int *ids, int B)
+{
+    size_t bytes = mat_row_bytes(table), D = (size_t)table->cols;
+    for (int b = 0; b < B; b++)
+        kernels_widen(x + (size_t)b * D, (const char *)table->data + (size_t)ids[b] * bytes, table->type, D);
+}
+
+/* ---- norm ---- */
+
+static void norm_rows(float *y, const float *x, const float *w, float eps, int D, struct cpu_part part)
+{
+    for (long b = part.from; b < part.to; b++) {
+        const float *in = x + (size_t)b * (size_t)D;
+        float *out = y + (size_t)b * (size_t)D;
+        v16 lanes = v_zero(), rms;
+        int i = 0;
+        for (; i + 16 <= D; i += 16) lanes = v_fma(v_load(in + i), v_load(in + i), lanes);
+        if (i < D) lanes = v_fma(v_load_n(in + i, D - i), v_load_n(in + i, D - i), lanes);
+        rms = v_set1(sqrtf(v_sum(lanes) / (float)D + eps));
+        for (i = 0; i + 16 <= D; i += 16) v_store(out + i, v_mul(v_div(v_load(in + i), rms), v_load(w + i)));
+        if (i < D) v_store_n(out + i, v_mul(v_div(v_load_n(in + i, D - i), rms), v_load_n(w + i, D - i)), D - i);
+    }
+}
+
+void SIMD_FN(rmsnorm)(float *y, const float *x, const float *w, float eps, int B, int D)
+{
+    int T = cpu_team(4.0 * B * D);
+    CPU_PARTS(T, B, 1, norm_rows(y, x, w, eps, D, part));
+}
+
+/* ---- swiglu ---- */
+
+INLINE v16 swiglu16(v16 gate, v16 up)
+{
+    v16 e = v_exp(v_sub(v_set1(-0.0f), gate)); /* -0 - x is -x for zeros, too */
+    return v_mul(v_div(gate, v_add(v_set1(1.0f), e)), up);
+}
+
+static void swiglu_range(float *y, const float *gate, const float *up, struct cpu_part part)
+{
+    long i = part.from;
+    for (; i + 16 <= part.to; i += 16) v_store(y + i, swiglu16(v_load(gate + i), v_load(up + i)));
+    if (i < part.to) {
+        int n = (int)(part.to - i);
+        v_store_n(y + i, swiglu16(v_load_n(gate + i, n), v_load_n(up + i, n)), n);
+    }
+}
+
+void SIMD_FN(swiglu)(float *y, const float *gate, const float *up, int B, int F)
+{
+    int T = cpu_team(4.0 * B * F);
+    CPU_PARTS(T, (long)B * F, 16, swiglu_range(y, gate, up, part));
+}
+
+/* ---- rotary embedding and append ---- */
+
+/* One head of k or v into the cache, rounded to its type. */
+static void append(void *to, enum dtype t, size_t at, const float *from, int E)
+{
+    int e = 0;
+    if (t == DTYPE_F32) {
+        memcpy((float *)to + at, from, (size_t)E * sizeof *from);
+        return;
+    }
+    if (t == DTYPE_F16)
+        for (; e + 16 <= E; e += 16) v_to_f16((uint16_t *)to + at + e, v_load(from + e));
+    for (; e < E; e++) cpu_store(to, t, at + (size_t)e, from[e]);
+}
+
+static void rope_append_rows(float *q, float *k, const float *v, const struct rope *r, struct kv_page *const *const *pages,
+                             const int *pos, const struct attn *a, struct cpu_part part)
+{
+    size_t E = (size_t)a->E, half = (size_t)(r->n_rot / 2);
+    for (long b = part.from; b < part.to; b++) {
+        const float *c = r->cos + (size_t)b * half, *s = r->sin + (size_t)b * half;
+        const struct kv_page *page = pages[b][pos[b] / PAGE_TOKENS];
+        for (int h = 0; h < a->H; h++) cpu_turn(q + (size_t)(b * a->H + h) * E, c, s, r->n_rot, r->interleaved);
+        for (int g = 0; g < a->G; g++) {
+            size_t from = (size_t)(b * a->G + g) * E, to = (size_t)(g * PAGE_TOKENS + pos[b] % PAGE_TOKENS) * E;
+            cpu_turn(k + from, c, s, r->n_rot, r->interleaved);
+            append(page->k, a->kv_type, to, k + from, a->E);
+            append(page->v, a->kv_type, to, v + from, a->E);
+        }
+    }
+}
+
+void SIMD_FN(rope_append)(float *q, float *k, const float *v, const struct rope *r, struct kv_page *const *const *pages,
+                          const int *pos, const struct attn *a, int B)
+{
+    int T = cpu_team(2.0 * B * (a->H + 2 * a->G) * a->E);
+    CPU_PARTS(T, B, 1, rope_append_rows(q, k, v, r, pages, pos, a, part));
+}
+
+/* ---- greedy choice ---- */
+
+/* The two largest of a row; zero stays zero in `bad` unless a logit is not finite. */
+static void two_largest(const float *x, int V, float *first, float *second, int *finite)
+{
+    v16 best = v_set1(-INFINITY), next = best, bad = v_zero();
+    float a[16], b[16];
+    int i = 0;
+    for (; i < V; i += 16) {
+        v16 l = i + 16 <= V ? v_load(x + i) : v_load_n(x + i, V - i);
+        bad = v_fma(l, v_zero(), bad);
+        if (i + 16 > V) l = v_pick(l, v_set1(-INFINITY), (1u << (V - i)) - 1);
+        next = v_max(next, v_min(best, l));
+        best = v_max(best, l);
+    }
+    *finite = v_equal(bad, v_zero()) == 0xffff;
+    v_store(a, best);
+    v_store(b, next);
+    *first = *second = -INFINITY;
+    for (i = 0; i < 32; i++) {
+        float f = i < 16 ? a[i] : b[i - 16];
+        if (f > *first) {
+            *second = *first;
+            *first = f;
+        } else if (f > *second) {
+            *second = f;
+        }
+    }
+}
+
+static struct pick pick_row(const float *x, int V)
+{
+    struct pick p = {.token = -1, .logprob = NAN, .margin = NAN};
+    float first, second;
+    v16 lanes = v_zero(), top;
+    int finite, i = 0;
+    two_largest(x, V, &first, &second, &finite);
+    if (!finite) return p;
+    top = v_set1(first);
+    for (; i + 16 <= V; i += 16) {
+        v16 l = v_load(x + i);
+        unsigned at = v_equal(l, top);
+        if (at && p.token < 0) p.token = i + __builtin_ctz(at);
+        lanes = v_add(lanes, v_exp(v_sub(l, top)));
+    }
+    if (i < V) {
+        unsigned in = (1u << (V - i)) - 1;
+        v16 l = v_load_n(x + i, V - i);
+        unsigned at = v_equal(l, top) & in;
+        if (at && p.token < 0) p.token = i + __builtin_ctz(at);
+        lanes = v_add(lanes, v_pick(v_exp(v_sub(l, top)), v_zero(), in));
+    }
+    p.logprob = 0.0f - (float)cpu_log(v_sum(lanes));
+    p.margin = first - second + 0.0f;
+    return p;
+}
+
+static void pick_rows(struct pick *out, const float *logits, int V, struct cpu_part part)
+{
+    for (long b = part.from; b < part.to; b++) out[b] = pick_row(logits + (size_t)b * (size_t)V, V);
+}
+
+void SIMD_FN(pick)(struct pick *out, const float *logits, int B, int V)
+{
+    int T = cpu_team(4.0 * B * V);
+    CPU_PARTS(T, B, 1, pick_rows(out, logits, V, part));
+}
