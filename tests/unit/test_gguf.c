@@ -371,8 +371,8 @@ static void bad_tensors_are_refused_by_name(void **state)
     refused_tensor(GGML_F32, 2, (uint64_t[]){1ull << 33, 1ull << 33}, 0, "tensor 'w': its size overflows");
     refused_tensor(GGML_F32, 1, (uint64_t[]){1ull << 62}, 0, "tensor 'w': its size overflows");
     refused_tensor(GGML_F32, 4, (uint64_t[]){1 << 16, 1 << 16, 1 << 16, 1 << 16}, 0, "tensor 'w': its size overflows");
-    refused_tensor(GGML_F32, 1, (uint64_t[]){17}, 0, "tensor 'w': its data ends at byte 164, the file has 160");
-    refused_tensor(GGML_F32, 1, (uint64_t[]){1}, 64, "tensor 'w': its data ends at byte 164, the file has 160");
+    refused_tensor(GGML_F32, 1, (uint64_t[]){17}, 0, "tensor 'w': its data ends at byte 132, the file has 128");
+    refused_tensor(GGML_F32, 1, (uint64_t[]){1}, 64, "tensor 'w': its data ends at byte 132, the file has 128");
     refused_tensor(GGML_F32, 1, (uint64_t[]){1}, 8, "tensor 'w': offset 8 is no multiple of the alignment 32");
     refused_tensor(GGML_F32, 1, (uint64_t[]){1}, UINT64_MAX - 31, "tensor 'w': its data lies outside of the file");
     build_tensor(&b, "w", GGML_F32, 1, (uint64_t[]){1}, NULL, 4);
