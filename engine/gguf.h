@@ -26,7 +26,8 @@ struct gguf_str {
 
 struct gguf_tensor {
     struct gguf_str name;
-    enum dtype type;
+    enum dtype type;       /* DTYPE_COUNT: a type the kernels cannot read; model_load refuses it by type_name */
+    const char *type_name; /* "q4_1", "iq2_xxs"; static */
     int n_dims;
     uint64_t dims[4]; /* as in the file: fastest first; unused are 1 */
     const void *data; /* inside the mapping */
@@ -35,7 +36,7 @@ struct gguf_tensor {
 
 /* Fails with ERR_ENV. The file is mapped, not read. */
 int gguf_open(gguf **out, const char *path, err *e);
-/* The same over bytes that outlive the gguf; for tests and fuzzing. */
+/* The same over bytes that outlive the gguf and are aligned to 8; for tests and fuzzing. */
 int gguf_parse(gguf **out, const void *bytes, size_t n, err *e);
 void gguf_close(gguf *g); /* NULL is fine */
 
