@@ -1,0 +1,161 @@
+/* tokenizer_bpe.c: byte pair encoding of one piece (Sennrich et al. 2016, byte-level as in GPT-2).
+ *
+ * The pair of neighbours with the best rank is merged, the leftmost first, until no pair has a rank. A heap of pairs over
+ * a doubly linked list of symbols makes this O(n log n); pairs that went stale are recognised when they are taken out.
+ */
+#include "tokenizer_impl.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+static size_t hash_pair(int left, int right)
+{
+    uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
+    return (size_t)(h ^ h >> 32);
+}
+
+static int *find_slot(const struct bpe *b, int left, int right)
+{
+    size_t i = hash_pair(left, right) & b->mask;
+    for (;; i = (i + 1) & b->mask) {
+        int rank = b->slots[i];
+        if (rank < 0 || (b->merge[rank].left == left && b->merge[rank].right == right)) return &b->slots[i];
+    }
+}
+
+/* "left right" to three tokens. The separator is the first space that is not the first byte. */
+static int load_merge(struct bpe_merge *m, const struct vocab *v, struct gguf_str s, struct buf *both)
+{
+    const char *space = s.n > 2 && s.n < INT_MAX ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
+    int left, right;
+    if (!space) return -1;
+    both->n = 0;
+    buf_add(both, s.p, s.n); /* room: unspelling never makes text longer */
+    left = tokenizer_vocab_unspell(s.p, (int)(space - s.p), both->p);
+    if (left < 1) return -1;
+    right = tokenizer_vocab_unspell(space + 1, (int)(s.p + s.n - space - 1), both->p + left);
+    if (right < 1) return -1;
+    m->left = tokenizer_vocab_find(v, both->p, left);
+    m->right = tokenizer_vocab_find(v, both->p + left, right);
+    m->id = tokenizer_vocab_find(v, both->p, left + right);
+    return m->left < 0 || m->right < 0 || m->id < 0 ? -1 : 0;
+}
+
+int tokenizer_bpe_load(struct bpe *b, const struct vocab *v, const struct gguf_str *merges, size_t n, err *e)
+{
+    struct buf both = {0};
+    size_t size = 16, i;
+    int rc = 0;
+    if (n > INT_MAX) return err_set(e, ERR_ENV, "%zu merges", n);
+    while (size < n * 2) size *= 2;
+    b->mask = size - 1;
+    b->slots = mem_array(size, sizeof *b->slots);
+    memset(b->slots, 0xff, size * sizeof *b->slots);
+    b->merge = mem_array(n, sizeof *b->merge);
+    b->n = n;
+    for (i = 0; i < n && !rc; i++) {
+        int *slot;
+        if (load_merge(&b->merge[i], v, merges[i], &both)) {
+            int shown = merges[i].n > 80 ? 80 : (int)merges[i].n;
+            rc = err_set(e, ERR_ENV, "merge %zu '%.*s' is not of two tokens that make a third", i, shown, merges[i].p);
+            break;
+        }
+        slot = find_slot(b, b->merge[i].left, b->merge[i].right);
+        if (*slot < 0) *slot = (int)i; /* a pair written twice has its better rank */
+    }
+    buf_free(&both);
+    return rc;
+}
+
+void tokenizer_bpe_free(struct bpe *b)
+{
+    free(b->merge);
+    free(b->slots);
+}
+
+static void heap_push(struct tokenizer_job *j, uint64_t x)
+{
+    size_t i = j->n_heap++;
+    while (i > 0 && j->heap[(i - 1) / 2] > x) {
+        j->heap[i] = j->heap[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    j->heap[i] = x;
+}
+
+static uint64_t heap_pop(struct tokenizer_job *j)
+{
+    uint64_t top = j->heap[0], x = j->heap[--j->n_heap];
+    size_t i = 0, child;
+    while ((child = 2 * i + 1) < j->n_heap) {
+        if (child + 1 < j->n_heap && j->heap[child + 1] < j->heap[child]) child++;
+        if (j->heap[child] >= x) break;
+        j->heap[i] = j->heap[child];
+        i = child;
+    }
+    j->heap[i] = x;
+    return top;
+}
+
+static void push_pair(struct tokenizer_job *j, int left)
+{
+    int rank;
+    if (left < 0 || j->sym[left].next < 0) return;
+    rank = *find_slot(&j->t->bpe, j->sym[left].id, j->sym[j->sym[left].next].id);
+    if (rank >= 0) heap_push(j, (uint64_t)rank << 32 | (uint32_t)left);
+}
+
+/* Every symbol has one pair with its right neighbour, and a merge makes two new pairs: fewer than 3n in all. */
+static void room(struct tokenizer_job *j, int n)
+{
+    if ((size_t)n <= j->cap_sym) return;
+    j->cap_sym = (size_t)n < 64 ? 64 : (size_t)n + (size_t)n / 2;
+    j->sym = mem_grow(j->sym, j->cap_sym, sizeof *j->sym);
+    j->heap = mem_grow(j->heap, 3 * j->cap_sym, sizeof *j->heap);
+}
+
+static void merge_all(struct tokenizer_job *j)
+{
+    while (j->n_heap) {
+        uint64_t top = heap_pop(j);
+        int left = (int)(uint32_t)top, right;
+        const struct bpe_merge *m = &j->t->bpe.merge[top >> 32];
+        struct symbol *s = &j->sym[left];
+        right = s->next;
+        if (right < 0 || s->id != m->left || j->sym[right].id != m->right) continue;
+        s->id = m->id;
+        s->end = j->sym[right].end;
+        s->next = j->sym[right].next;
+        if (s->next >= 0) j->sym[s->next].prev = left;
+        j->sym[right].id = -1;
+        j->sym[right].next = -1;
+        push_pair(j, s->prev);
+        push_pair(j, left);
+    }
+}
+
+int tokenizer_bpe_piece(struct tokenizer_job *j, int start, int end)
+{
+    const struct vocab *v = &j->t->vocab;
+    int n = end - start, i;
+    if (j->t->bpe.ignore_merges || n == 1) {
+        int id = tokenizer_vocab_find(v, j->text + start, n);
+        if (id >= 0) {
+            tokenizer_emit(j, id, start, end);
+            return 0;
+        }
+    }
+    room(j, n);
+    for (i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)j->text[start + i];
+        if (v->byte[c] < 0)
+            return err_set(j->e, ERR_FAIL, "the vocabulary has no token for byte 0x%02x, at %d of the text", c,
+                           j->base + start + i);
+        j->sym[i] = (struct symbol){v->byte[c], start + i, start + i + 1, i - 1, i + 1 < n ? i + 1 : -1};
+    }
+    for (i = 0; i < n; i++) push_pair(j, i);
+    merge_all(j);
+    for (i = 0; i >= 0; i = j->sym[i].next) tokenizer_emit(j, j->sym[i].id, j->sym[i].start, j->sym[i].end);
+    return 0;
+}
