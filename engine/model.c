@@ -14,7 +14,6 @@
 enum {
     LAYERS_MAX = 1024,
     DIM_MAX = 1 << 24, /* D, F, V, H * E: products with a batch stay inside size_t, the sizes inside int */
-    HEAD_MAX = 512,    /* E; buffers of the attention kernels */
     CONTEXT_MAX = 1 << 30,
     KEY_BYTES = 128,
 };

@@ -59,7 +59,7 @@ static void memory_zero(void *dst, size_t bytes)
 #define TABLE(label, prefix, suffix)                                                                                    \
     {                                                                                                                   \
         .name = label, .alloc = memory_alloc, .release = memory_release, .copy = memory_copy, .zero = memory_zero,      \
-        .get = memory_copy, .embed = prefix##embed##suffix, .rmsnorm = prefix##rmsnorm##suffix,                         \
+        .get = memory_copy, .put = memory_copy, .embed = prefix##embed##suffix, .rmsnorm = prefix##rmsnorm##suffix,     \
         .matmul = prefix##matmul##suffix, .rope_append = prefix##rope_append##suffix, .attend = prefix##attend##suffix, \
         .swiglu = prefix##swiglu##suffix, .pick = prefix##pick##suffix,                                                 \
     }

@@ -77,3 +77,8 @@ void kernels_widen(float *out, const void *in, enum dtype t, size_t n)
         for (size_t i = 0; i + size <= n; i += size, b += types[t].bytes) blocks[t](out + i, b);
     }
 }
+
+void kernels_narrow(void *out, enum dtype t, const float *in, size_t n)
+{
+    for (size_t i = 0; i < n; i++) cpu_store(out, t, i, in[i]);
+}
