@@ -4,15 +4,11 @@
  * doubles and answers lookups. Values are read from the mapping when they are asked for: the pass has checked their bounds.
  */
 #include "gguf.h"
+#include "map.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "values are copied out of the file as they are: little-endian machines only"
@@ -381,32 +377,16 @@ int gguf_parse(gguf **out, const void *bytes, size_t n, err *e)
 
 int gguf_open(gguf **out, const char *path, err *e)
 {
-    struct stat st;
-    void *p = NULL;
-    /* O_NONBLOCK: a path that names a pipe fails below, it does not wait for a writer. */
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc = -1;
-    if (fd < 0) return err_set(e, ERR_ENV, "cannot be opened: %s", strerror(errno));
-    if (fstat(fd, &st)) {
-        err_set(e, ERR_ENV, "cannot be read: %s", strerror(errno));
-    } else if (!S_ISREG(st.st_mode)) {
-        err_set(e, ERR_ENV, "not a file");
-    } else if (st.st_size == 0) {
-        err_set(e, ERR_ENV, "the file is empty");
-    } else {
-        p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (p == MAP_FAILED)
-            err_set(e, ERR_ENV, "cannot be mapped: %s", strerror(errno));
-        else
-            rc = make(out, p, (size_t)st.st_size, true, e);
-    }
-    close(fd);
-    return rc;
+    const void *bytes;
+    size_t n;
+    if (map_file(&bytes, &n, path, e)) return -1;
+    return make(out, bytes, n, true, e);
 }
 
 void gguf_close(gguf *g)
 {
     if (!g) return;
-    if (g->mapped) munmap((void *)g->bytes, g->n);
+    if (g->mapped) map_release(g->bytes, g->n);
     free(g->entries);
     free(g->tensors);
     free(g->by_name);
