@@ -1,0 +1,227 @@
+-- results-schema.sql: what kvrun keeps of an experiment. Schema version 1.
+--
+-- A job is a question: token ids, a model, edits, decode settings. An attempt is one answer to it. The same job is answered
+-- again by later runs and shared by every experiment that asks the same, so a label of an experiment is a row of its own
+-- (spec_job). Ask the views at the end: tables may change, views keep their columns.
+--
+-- Times are milliseconds since 1970 (UTC) in *_ms. Hashes are BLOBs. What is NULL was not there, never "zero".
+-- The program makes a new file with page_size 16384, auto_vacuum INCREMENTAL and journal_mode WAL (TRUNCATE on a network file
+-- system) before it runs this text in one transaction; every connection sets foreign_keys.
+PRAGMA application_id = 1802924593; -- 0x6B767231 'kvr1'
+PRAGMA user_version = 1;
+
+CREATE TABLE meta (                 -- db_uuid, created_ms, created_by
+  key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+
+---- who, where, with what --------------------------------------------------
+CREATE TABLE experiment (
+  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE CHECK (name <> ''),
+  title TEXT, created_ms INTEGER NOT NULL) STRICT;
+CREATE TABLE spec (                 -- one wording of an experiment and the jobs it became; never updated
+  id INTEGER PRIMARY KEY, experiment_id INTEGER NOT NULL REFERENCES experiment,
+  sha256 BLOB NOT NULL UNIQUE CHECK (length(sha256)=32),             -- of identity_json
+  identity_json TEXT NOT NULL,     -- hashes of source, model and of all labels with keys
+  source_yaml TEXT NOT NULL, source_path TEXT NOT NULL,              -- verbatim
+  created_ms INTEGER NOT NULL) STRICT;
+CREATE INDEX spec_experiment ON spec(experiment_id);
+CREATE TABLE model (
+  id INTEGER PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE CHECK (length(sha256)=32), -- of the file
+  name TEXT NOT NULL, arch TEXT NOT NULL, format TEXT NOT NULL, path_seen TEXT NOT NULL,
+  file_bytes INTEGER NOT NULL, weight_dtype TEXT NOT NULL,
+  n_layer INTEGER NOT NULL, n_head INTEGER NOT NULL, n_kv_head INTEGER NOT NULL, head_dim INTEGER NOT NULL,
+  n_embd INTEGER NOT NULL, n_vocab INTEGER NOT NULL, n_ctx_train INTEGER NOT NULL, rope_base REAL NOT NULL) STRICT;
+CREATE TABLE tokenizer (            -- kind 'none': the model has none, prompts are token ids
+  id INTEGER PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE CHECK (length(sha256)=32),
+  kind TEXT NOT NULL, bos INTEGER, eos INTEGER) STRICT;
+CREATE TABLE token (                -- only ids that occur; makes every token query readable
+  tokenizer_id INTEGER NOT NULL REFERENCES tokenizer, token_id INTEGER NOT NULL,
+  bytes BLOB NOT NULL, display TEXT NOT NULL,                        -- ' San', '\n', '\xe2' (half a character)
+  PRIMARY KEY (tokenizer_id, token_id)) STRICT, WITHOUT ROWID;
+CREATE TABLE environment (          -- what can change a bit, or must be told when a number is cited
+  id INTEGER PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE CHECK (length(sha256)=32), -- of the columns below
+  host TEXT NOT NULL, os TEXT NOT NULL, cpu TEXT NOT NULL, ram_bytes INTEGER NOT NULL, gpu_name TEXT,
+  isa TEXT NOT NULL, threads INTEGER NOT NULL,
+  kvrun_version TEXT NOT NULL, git_commit TEXT NOT NULL, git_dirty INTEGER NOT NULL CHECK (git_dirty IN (0,1)),
+  compiler TEXT NOT NULL, build_flags TEXT NOT NULL, libs_json TEXT NOT NULL,
+  numerics TEXT NOT NULL) STRICT;   -- answers of equal numerics are equal to the bit: 'n1:cpu:kv-f32'
+CREATE TABLE run (                  -- one process; 'lost': it died without saying so
+  id INTEGER PRIMARY KEY, uuid TEXT NOT NULL UNIQUE,                 -- UUIDv7
+  spec_id INTEGER NOT NULL REFERENCES spec, environment_id INTEGER NOT NULL REFERENCES environment,
+  argv_json TEXT NOT NULL, cwd TEXT NOT NULL, pid INTEGER NOT NULL,
+  started_ms INTEGER NOT NULL, ended_ms INTEGER,
+  status TEXT NOT NULL CHECK (status IN ('running','done','failed','interrupted','lost')),
+  exit_code INTEGER) STRICT;
+CREATE INDEX run_spec ON run(spec_id);
+CREATE INDEX run_running ON run(status) WHERE status='running';
+
+---- the question -----------------------------------------------------------
+CREATE TABLE prompt (
+  id INTEGER PRIMARY KEY,
+  sha256 BLOB NOT NULL UNIQUE CHECK (length(sha256)=32),             -- of tokenizer hash, token ids and text
+  tokenizer_id INTEGER NOT NULL REFERENCES tokenizer,
+  text TEXT NOT NULL, n_tokens INTEGER NOT NULL) STRICT;             -- text as rendered; '' when given as token ids
+CREATE TABLE prompt_token (         -- the bytes of the text each token stands for, half open
+  prompt_id INTEGER NOT NULL REFERENCES prompt ON DELETE CASCADE, pos INTEGER NOT NULL,
+  token_id INTEGER NOT NULL, byte_start INTEGER NOT NULL, byte_end INTEGER NOT NULL,
+  PRIMARY KEY (prompt_id, pos)) STRICT, WITHOUT ROWID;
+CREATE TABLE spec_prompt (          -- what a prompt is called in an experiment
+  id INTEGER PRIMARY KEY, spec_id INTEGER NOT NULL REFERENCES spec ON DELETE CASCADE,
+  name TEXT NOT NULL, prompt_id INTEGER NOT NULL REFERENCES prompt,
+  UNIQUE (spec_id, name)) STRICT;
+CREATE TABLE prompt_span (          -- where the value of a slot ended up; half open
+  spec_prompt_id INTEGER NOT NULL REFERENCES spec_prompt ON DELETE CASCADE,
+  name TEXT NOT NULL, nth INTEGER NOT NULL,
+  byte_start INTEGER NOT NULL, byte_end INTEGER NOT NULL,
+  tok_start INTEGER NOT NULL, tok_end INTEGER NOT NULL,
+  edges TEXT NOT NULL CHECK (edges IN ('exact','space','partial')),  -- 'space': the first token also holds a space before
+  PRIMARY KEY (spec_prompt_id, name, nth)) STRICT, WITHOUT ROWID;
+CREATE TABLE job (
+  id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE CHECK (length(key)=32), -- SHA-256 of key_json
+  model_id INTEGER NOT NULL REFERENCES model, prompt_id INTEGER NOT NULL REFERENCES prompt,
+  decode_json TEXT NOT NULL,
+  key_json TEXT NOT NULL) STRICT;       -- all that can change the answer, the very bytes hashed
+CREATE INDEX job_prompt ON job(prompt_id);
+CREATE TABLE intervention (         -- an edit of the cache, resolved: no names, no negative indices left
+  job_id INTEGER NOT NULL REFERENCES job ON DELETE CASCADE, ord INTEGER NOT NULL,
+  op TEXT NOT NULL CHECK (op IN ('noop','zero','transplant','mask')),
+  tensor TEXT NOT NULL CHECK (tensor IN ('k','v','kv')), timing TEXT NOT NULL CHECK (timing IN ('finished_cache')),
+  layers_json TEXT NOT NULL, heads_json TEXT NOT NULL, positions_json TEXT NOT NULL, -- heads: kv heads
+  donor_prompt_id INTEGER REFERENCES prompt, donor_positions_json TEXT, -- the donor is that prompt's unedited cache
+  rerotate INTEGER NOT NULL CHECK (rerotate IN (0,1)),               -- keys turned to the position they were put at
+  PRIMARY KEY (job_id, ord)) STRICT, WITHOUT ROWID;
+CREATE TABLE spec_job (             -- where a job sits in an experiment
+  id INTEGER PRIMARY KEY, spec_id INTEGER NOT NULL REFERENCES spec ON DELETE CASCADE,
+  job_id INTEGER NOT NULL REFERENCES job, ordinal INTEGER NOT NULL,
+  spec_prompt_id INTEGER NOT NULL REFERENCES spec_prompt, condition TEXT NOT NULL, label TEXT NOT NULL,
+  baseline_id INTEGER REFERENCES spec_job DEFERRABLE INITIALLY DEFERRED, -- the prompt's job without edits, maybe itself
+  UNIQUE (spec_id, ordinal), UNIQUE (spec_id, label)) STRICT;
+CREATE INDEX spec_job_job ON spec_job(job_id);
+CREATE INDEX spec_job_label ON spec_job(label);
+CREATE TABLE factor (               -- values of the axes, one row each; num when the value is a number
+  spec_job_id INTEGER NOT NULL REFERENCES spec_job ON DELETE CASCADE,
+  name TEXT NOT NULL, value TEXT NOT NULL, num REAL,
+  PRIMARY KEY (spec_job_id, name)) STRICT, WITHOUT ROWID;
+
+---- the answer -------------------------------------------------------------
+CREATE TABLE attempt (
+  id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job,
+  run_id INTEGER NOT NULL REFERENCES run, numerics TEXT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('done','failed')),
+  started_ms INTEGER NOT NULL, ended_ms INTEGER NOT NULL,
+  error_code INTEGER, error_message TEXT,                            -- the code is the program's exit code for it
+  CHECK ((status='failed') = (error_code IS NOT NULL))) STRICT;
+CREATE UNIQUE INDEX attempt_done ON attempt(job_id, run_id) WHERE status='done';
+CREATE INDEX attempt_hit ON attempt(job_id, status);
+CREATE INDEX attempt_run ON attempt(run_id, status);
+CREATE TABLE generation (
+  attempt_id INTEGER PRIMARY KEY REFERENCES attempt ON DELETE CASCADE,
+  text TEXT NOT NULL, text_lossy INTEGER NOT NULL CHECK (text_lossy IN (0,1)), -- 1: bytes that are not UTF-8 were replaced
+  n_prompt INTEGER NOT NULL, n_gen INTEGER NOT NULL,
+  stop TEXT NOT NULL CHECK (stop IN ('length','eos','failed')),
+  tokens_sha256 BLOB NOT NULL CHECK (length(tokens_sha256)=32),      -- of the new ids, 4 bytes each, little endian
+  prefill_us INTEGER NOT NULL, decode_us INTEGER NOT NULL) STRICT;   -- this job's share of what it shared
+CREATE TABLE step (                 -- one new token; margin: largest minus second largest logit
+  attempt_id INTEGER NOT NULL REFERENCES attempt ON DELETE CASCADE, step INTEGER NOT NULL,
+  token_id INTEGER NOT NULL, logprob REAL, margin REAL,
+  PRIMARY KEY (attempt_id, step)) STRICT, WITHOUT ROWID;
+CREATE TABLE metric_def (           -- a metric as one spec defines it
+  id INTEGER PRIMARY KEY, spec_id INTEGER NOT NULL REFERENCES spec ON DELETE CASCADE,
+  name TEXT NOT NULL, definition_json TEXT NOT NULL,
+  UNIQUE (spec_id, name)) STRICT;
+CREATE TABLE metric (               -- computed from attempt_id; NaN would silently become NULL, hence flag
+  metric_id INTEGER NOT NULL REFERENCES metric_def ON DELETE CASCADE,
+  spec_job_id INTEGER NOT NULL REFERENCES spec_job ON DELETE CASCADE,
+  attempt_id INTEGER NOT NULL REFERENCES attempt ON DELETE CASCADE,
+  value REAL, flag TEXT CHECK (flag IN ('undefined')),
+  CHECK ((value IS NULL) = (flag IS NOT NULL)),
+  PRIMARY KEY (metric_id, spec_job_id)) STRICT, WITHOUT ROWID;
+CREATE INDEX metric_job ON metric(spec_job_id);
+CREATE INDEX metric_attempt ON metric(attempt_id);
+
+---- KV caches --------------------------------------------------------------
+CREATE TABLE blob (                 -- content addressed: equal chunks are stored once, whoever they belong to
+  id INTEGER PRIMARY KEY, xxh128 BLOB NOT NULL CHECK (length(xxh128)=16), -- XXH3-128 of the raw bytes, big endian
+  raw_bytes INTEGER NOT NULL, dtype TEXT NOT NULL CHECK (dtype IN ('f32','f16','bf16')),
+  stored_bytes INTEGER NOT NULL,
+  codec TEXT NOT NULL CHECK (codec IN ('exph','sib2','same','stored')),
+  parent_id INTEGER REFERENCES blob,  -- the chunk a sib2 chunk is a difference from
+  created_ms INTEGER NOT NULL, UNIQUE (xxh128, raw_bytes, dtype)) STRICT;
+CREATE TABLE blob_data (            -- apart from blob, so that questions about sizes never read pages of data
+  blob_id INTEGER PRIMARY KEY REFERENCES blob ON DELETE CASCADE, data BLOB NOT NULL) STRICT;
+CREATE UNIQUE INDEX blob_data_count ON blob_data(blob_id); -- lets count(*) of database browsers avoid them, too
+CREATE TABLE kv_capture (           -- a cache as it was at a moment: tokens tok_start..tok_end-1
+  id INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL REFERENCES attempt ON DELETE CASCADE,
+  moment TEXT NOT NULL,             -- 'prefill': all but the last prompt token; 'edited': the same after the edits; 'end': all fed
+  dtype TEXT NOT NULL CHECK (dtype IN ('f32','f16','bf16')),
+  k_space TEXT NOT NULL CHECK (k_space IN ('k_pre','k_post')),       -- keys before or after rotary embedding
+  tok_start INTEGER NOT NULL, tok_end INTEGER NOT NULL, block_tokens INTEGER NOT NULL,
+  complete INTEGER NOT NULL CHECK (complete IN (0,1)),               -- 1: no chunk is missing
+  UNIQUE (attempt_id, moment)) STRICT;
+CREATE TABLE kv_chunk (             -- raw bytes: (n_kv_head, n_tok, head_dim), little endian
+  capture_id INTEGER NOT NULL REFERENCES kv_capture ON DELETE CASCADE,
+  layer INTEGER NOT NULL, tensor TEXT NOT NULL CHECK (tensor IN ('k','v')),
+  tok_start INTEGER NOT NULL, n_tok INTEGER NOT NULL, blob_id INTEGER NOT NULL REFERENCES blob,
+  PRIMARY KEY (capture_id, layer, tensor, tok_start)) STRICT, WITHOUT ROWID;
+CREATE INDEX kv_chunk_blob ON kv_chunk(blob_id);
+
+---- views: the stable surface ----------------------------------------------
+CREATE VIEW v_spec AS               -- the newest spec of each experiment: that of its last run. All views below show it alone
+  SELECT e.name AS experiment, s.id AS spec_id
+  FROM experiment e JOIN spec s ON s.id=(SELECT r.spec_id FROM run r JOIN spec x ON x.id=r.spec_id
+                                         WHERE x.experiment_id=e.id ORDER BY r.id DESC LIMIT 1);
+CREATE VIEW v_latest AS             -- the newest good answer of each label
+  SELECT sj.id AS spec_job_id, sj.spec_id, sj.job_id, a.id AS attempt_id
+  FROM v_spec s JOIN spec_job sj ON sj.spec_id=s.spec_id
+  JOIN attempt a ON a.id=(SELECT max(x.id) FROM attempt x WHERE x.job_id=sj.job_id AND x.status='done');
+CREATE VIEW v_result AS             -- the answers; job: start of the job key
+  SELECT s.experiment, sj.label, sj.condition, sp.name AS prompt, g.text, g.n_prompt, g.n_gen, g.stop,
+         lower(hex(substr(j.key,1,6))) AS job, a.id AS attempt_id, sj.id AS spec_job_id, sj.baseline_id,
+         m.name AS model, a.numerics, env.git_commit, env.gpu_name,
+         1e6*g.n_gen/nullif(g.decode_us,0) AS decode_tok_s,
+         strftime('%Y-%m-%dT%H:%M:%SZ', a.ended_ms/1000, 'unixepoch') AS ended
+  FROM v_latest l JOIN spec_job sj ON sj.id=l.spec_job_id JOIN v_spec s ON s.spec_id=sj.spec_id
+  JOIN spec_prompt sp ON sp.id=sj.spec_prompt_id JOIN attempt a ON a.id=l.attempt_id
+  JOIN job j ON j.id=a.job_id JOIN model m ON m.id=j.model_id
+  JOIN run r ON r.id=a.run_id JOIN environment env ON env.id=r.environment_id
+  JOIN generation g ON g.attempt_id=a.id;
+CREATE VIEW v_token AS              -- one row per generated token; token is NULL when the model has no tokenizer
+  SELECT s.experiment, sj.label, st.step, st.token_id, t.display AS token,
+         st.logprob, st.margin, l.attempt_id, sj.id AS spec_job_id
+  FROM v_latest l JOIN spec_job sj ON sj.id=l.spec_job_id JOIN v_spec s ON s.spec_id=sj.spec_id
+  JOIN spec_prompt sp ON sp.id=sj.spec_prompt_id JOIN prompt p ON p.id=sp.prompt_id
+  JOIN step st ON st.attempt_id=l.attempt_id
+  LEFT JOIN token t ON t.tokenizer_id=p.tokenizer_id AND t.token_id=st.token_id;
+CREATE VIEW v_prompt_token AS       -- one row per token of a prompt, by the name the experiment gives it
+  SELECT s.experiment, sp.name AS prompt, pt.pos, pt.token_id, t.display AS token, t.display,
+         pt.byte_start, pt.byte_end, sp.prompt_id, sp.id AS spec_prompt_id
+  FROM v_spec s JOIN spec_prompt sp ON sp.spec_id=s.spec_id JOIN prompt p ON p.id=sp.prompt_id
+  JOIN prompt_token pt ON pt.prompt_id=sp.prompt_id
+  LEFT JOIN token t ON t.tokenizer_id=p.tokenizer_id AND t.token_id=pt.token_id;
+CREATE VIEW v_metric AS             -- numbers of the newest answers; value is NULL where flag says 'undefined'
+  SELECT s.experiment, sj.label, sj.condition, sp.name AS prompt, d.name AS metric, mt.value, mt.flag,
+         sj.id AS spec_job_id, l.attempt_id
+  FROM v_latest l JOIN spec_job sj ON sj.id=l.spec_job_id JOIN v_spec s ON s.spec_id=sj.spec_id
+  JOIN spec_prompt sp ON sp.id=sj.spec_prompt_id
+  JOIN metric mt ON mt.spec_job_id=sj.id AND mt.attempt_id=l.attempt_id JOIN metric_def d ON d.id=mt.metric_id;
+CREATE VIEW v_kv AS                 -- one row per stored chunk of a cache: where it sits and what it costs
+  SELECT s.experiment, sj.label, k.moment, c.layer, c.tensor, c.tok_start, c.n_tok,
+         b.raw_bytes, b.stored_bytes, b.codec, k.dtype, k.k_space, c.blob_id, k.attempt_id
+  FROM v_latest l JOIN spec_job sj ON sj.id=l.spec_job_id JOIN v_spec s ON s.spec_id=sj.spec_id
+  JOIN kv_capture k ON k.attempt_id=l.attempt_id AND k.complete=1
+  JOIN kv_chunk c ON c.capture_id=k.id JOIN blob b ON b.id=c.blob_id;
+CREATE VIEW v_divergence AS         -- first step where a job leaves its baseline; a text that ends first leaves at its end
+  SELECT s.experiment, sj.label, min(d.step) AS first_diff_step, sj.id AS spec_job_id
+  FROM v_latest l JOIN spec_job sj ON sj.id=l.spec_job_id JOIN v_spec s ON s.spec_id=sj.spec_id
+  JOIN v_latest b ON b.spec_job_id=sj.baseline_id
+  JOIN step d ON d.attempt_id IN (l.attempt_id, b.attempt_id)
+  WHERE (SELECT x.token_id FROM step x WHERE x.attempt_id=l.attempt_id AND x.step=d.step) IS NOT
+        (SELECT y.token_id FROM step y WHERE y.attempt_id=b.attempt_id AND y.step=d.step)
+  GROUP BY sj.id;
+CREATE VIEW v_storage AS            -- what the caches of an experiment would be and are: chunks may share blobs
+  SELECT experiment, sum(chunks) AS chunks, count(*) AS blobs,
+         sum(chunks*raw_bytes) AS logical_bytes, sum(stored_bytes) AS stored_bytes
+  FROM (SELECT e.name AS experiment, count(*) AS chunks, b.raw_bytes, b.stored_bytes
+        FROM kv_chunk c JOIN blob b ON b.id=c.blob_id JOIN kv_capture k ON k.id=c.capture_id
+        JOIN attempt a ON a.id=k.attempt_id JOIN run r ON r.id=a.run_id JOIN spec s ON s.id=r.spec_id
+        JOIN experiment e ON e.id=s.experiment_id GROUP BY e.id, b.id)
+  GROUP BY experiment;

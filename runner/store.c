@@ -1,0 +1,109 @@
+/* store.c: a store's life: opening, what was answered before, the end of a run. Registering: store_begin.c; answers:
+ * store_put.c. */
+#include "metric.h"
+#include "store_in.h"
+
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <time.h>
+
+int store_open(store **out, const char *path, err *e)
+{
+    sqlite3 *db;
+    store *st;
+    if (db_open(&db, path, e)) return -1;
+    st = mem_alloc(sizeof *st);
+    st->db = db;
+    st->blobs = mem_array(BLOB_SLOTS, sizeof *st->blobs);
+    *out = st;
+    return 0;
+}
+
+void store_close(store *st)
+{
+    int i;
+    if (!st) return;
+    db_rollback(st->db);
+    for (i = 0; i < STMT_N; i++) sqlite3_finalize(st->stmts[i]);
+    sqlite3_wal_checkpoint_v2(st->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL); /* best effort: readers may be there */
+    db_close(st->db);
+    free(st->job_ids);
+    free(st->token_known);
+    free(st->blobs);
+    free(st->raw);
+    buf_free(&st->packed);
+    free(st);
+}
+
+int store_has(store *st, int job, err *e)
+{
+    static const char *const names[] = {"prefill", "edited", "end"};
+    const char *want[3];
+    int i, r, moments = st->info.jobs->jobs[job].moments;
+    if (st->info.fresh) return 0;
+    for (i = 0; i < 3; i++) want[i] = moments & (MOMENT_PREFILL << i) ? names[i] : NULL;
+    r = db_query(st->db, &st->stmts[STMT_HAS], e,
+                 "WITH has AS (SELECT k.attempt_id, k.moment FROM kv_capture k WHERE k.complete=1)"
+                 "SELECT 1 FROM attempt a WHERE a.job_id=?1 AND a.status='done' AND a.numerics=?2"
+                 " AND (?3 IS NULL OR EXISTS (SELECT 1 FROM has WHERE attempt_id=a.id AND moment=?3))"
+                 " AND (?4 IS NULL OR EXISTS (SELECT 1 FROM has WHERE attempt_id=a.id AND moment=?4))"
+                 " AND (?5 IS NULL OR EXISTS (SELECT 1 FROM has WHERE attempt_id=a.id AND moment=?5)) LIMIT 1",
+                 "issss", st->job_ids[job], engine_info(st->info.en)->numerics, want[0], want[1], want[2]);
+    if (r == 1) sqlite3_reset(st->stmts[STMT_HAS]);
+    return r;
+}
+
+int store_end(store *st, const char *status, int exit_code, err *e)
+{
+    err of_metrics = {0};
+    int r = metric_compute(st, st->info.spec, st->info.jobs, &of_metrics);
+    /* The run has ended whatever became of the metrics: they can be made again from what is stored. */
+    if (db_run(st->db, NULL, r ? NULL : e, "UPDATE run SET ended_ms=?,status=?,exit_code=? WHERE id=?", "isii", store_now_ms(),
+               status, (int64_t)exit_code, st->run_id))
+        r = -1;
+    if (of_metrics.code) err_set(e, of_metrics.code, "metrics: %s", of_metrics.msg);
+    return r;
+}
+
+const char *store_run_uuid(const store *st)
+{
+    return st->uuid;
+}
+
+struct sqlite3 *store_sqlite(store *st)
+{
+    return st->db;
+}
+
+int64_t store_spec_id(const store *st)
+{
+    return st->spec_id;
+}
+
+int store_exec(store *st, err *e, const char *sql, const char *types, ...)
+{
+    va_list ap;
+    int r;
+    va_start(ap, types);
+    r = db_run_list(st->db, NULL, e, sql, types, ap);
+    va_end(ap);
+    return r;
+}
+
+int64_t store_now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+void store_sha256(const struct store_bytes *parts, int n_parts, uint8_t out[32])
+{
+    EVP_MD_CTX *md = EVP_MD_CTX_new();
+    int i, ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL);
+    for (i = 0; ok && i < n_parts; i++)
+        if (parts[i].n) ok = EVP_DigestUpdate(md, parts[i].p, parts[i].n);
+    if (ok) ok = EVP_DigestFinal_ex(md, out, NULL);
+    EVP_MD_CTX_free(md);
+    if (!ok) abort(); /* SHA-256 of bytes in memory can only fail without memory */
+}
