@@ -173,7 +173,7 @@ static int read_tensors(safetensors *s, json_t *root, const unsigned char *data,
     json_object_foreach(root, name, v)
     {
         struct safetensor *t = &s->tensors[s->n_tensors];
-        uint64_t begin;
+        uint64_t begin = 0;
         if (strcmp(name, "__metadata__") == 0) continue;
         if (!quotable(name, NAME_BYTES)) {
             err_set(e, ERR_ENV, "the name of a tensor is empty, too long or has control characters");

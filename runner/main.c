@@ -1,9 +1,9 @@
 /* main.c: options to a command, and the only exit. */
 #include "environment.h"
 #include "options.h"
-#include "plan.h"
 #include "query.h"
 #include "run.h"
+#include "tokens.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -68,17 +68,10 @@ static int command_tokens(const struct run *r, err *e)
 static int command_spec(const struct options *o, int argc, char **argv, err *e)
 {
     struct run r;
-    struct buf b = {0};
     int code = run_open(&r, o, e);
     if (code == 0 && o->command == COMMAND_RUN) code = run_jobs(&r, argc, argv, e);
     if (code == 0 && o->command == COMMAND_TOKENS) code = command_tokens(&r, e);
-    if (code == 0 && o->command == COMMAND_PLAN) {
-        if (o->json)
-            plan_json(r.spec, r.en, r.jobs, &b);
-        else
-            plan_text(r.spec, r.en, r.jobs, r.db, &b);
-        print(&b);
-    }
+    if (code == 0 && o->command == COMMAND_PLAN) code = run_plan(&r, e);
     run_close(&r);
     return code;
 }

@@ -6,9 +6,10 @@
 #include "environment.h"
 #include "family.h"
 #include "metric.h"
-#include "outcome.h"
+#include "plan.h"
 #include "progress.h"
 #include "signals.h"
+#include "table.h"
 #include "writer.h"
 
 #include <jansson.h>
@@ -90,6 +91,19 @@ void run_close(struct run *r)
     spec_free(r->spec);
     diag_free(r->diag);
     arena_free(r->mem);
+}
+
+int run_plan(struct run *r, err *e)
+{
+    struct buf b = {0};
+    int rc = 0;
+    if (r->o->json)
+        rc = plan_json(r->spec, r->en, r->jobs, NULL, &b, e);
+    else
+        plan_text(r->spec, r->en, r->jobs, NULL, &b);
+    if (b.n) fwrite(b.p, 1, b.n, stdout);
+    buf_free(&b);
+    return rc ? e->code : 0;
 }
 
 /* ---- running ---- */
@@ -310,7 +324,7 @@ static int print_outcome(const struct loop *l, err *e)
         free(text);
         json_decref(j);
     } else if (!r->o->quiet) {
-        rc = outcome_from_store(r->spec, r->jobs, l->st, r->o->color, &b, e);
+        rc = table_outcome(r->spec, r->jobs, l->st, r->o->color, &b, e);
     }
     if (b.n) fwrite(b.p, 1, b.n, stdout);
     buf_free(&b);

@@ -27,6 +27,7 @@ struct run {
 /* These return the program's exit code; a message is in e unless it was printed as diagnostics. */
 int run_open(struct run *r, const struct options *o, err *e);
 int run_jobs(struct run *r, int argc, char **argv, err *e);
+int run_plan(struct run *r, err *e); /* prints the plan; computes nothing */
 void run_close(struct run *r);
 
 #endif
