@@ -19,7 +19,7 @@ struct node {
     enum node_kind kind;
     enum node_style style; /* of a scalar */
     struct mark at;
-    int width;        /* characters of a scalar as written on its first line; 1 for others */
+    int width;        /* characters as written on its first line; 1 for a block list or block map */
     const char *text; /* scalar: its bytes, NUL-terminated; may hold NULs inside, see len */
     size_t len;
     int n;               /* list: items; map: pairs */

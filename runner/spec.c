@@ -1,0 +1,294 @@
+/* spec.c: the file as a whole: its top level, model, decode, run, and the checks that go across sections. */
+#include "spec_internal.h"
+
+#include <errno.h>
+#include <openssl/sha.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { FILE_MAX = 16 << 20, MAX_TOKENS = 1000000 };
+
+/* ---- model ---- */
+
+static void read_path(struct reader *r, struct spec *s, const struct node *v)
+{
+    static const char models[] = "$KVRUN_MODELS/";
+    if (!spec_text(r, v, "path", &s->model_path)) return;
+    if (s->model_path[0] == '$' && strchr(s->model_path, '/') && strncmp(s->model_path, models, sizeof models - 1)) {
+        spec_wrong(r, v, "E217", "path: %.*s is not known here", (int)strcspn(s->model_path, "/"), s->model_path);
+        spec_help(r, "help: a path can start with $KVRUN_MODELS/");
+    } else if (s->model_path[0] == '~') {
+        spec_wrong(r, v, "E217", "path: ~ is not expanded");
+        spec_help(r, "help: write the whole path, or $KVRUN_MODELS/ in front of the file's name");
+    } else if (!strcmp(s->model_path, models)) {
+        spec_wrong(r, v, "E217", "path: the name of the file is missing");
+    }
+}
+
+static void read_sha256(struct reader *r, struct spec *s, const struct node *v)
+{
+    const char *text;
+    char *lower;
+    s->model_sha256_at = v->at;
+    if (!spec_text(r, v, "sha256", &text)) return;
+    if (strlen(text) != 64 || strspn(text, "0123456789abcdefABCDEF") != 64) {
+        spec_wrong(r, v, "E218", "sha256: %s is not 64 hex digits", spec_shown(r, v));
+        spec_help(r, "help: sha256sum FILE prints it; without the key any file is taken");
+        return;
+    }
+    lower = arena_strdup(r->mem, text);
+    for (char *p = lower; *p; p++)
+        if (*p >= 'A' && *p <= 'F') *p = (char)(*p - 'A' + 'a');
+    s->model_sha256 = lower;
+}
+
+static void read_model(struct reader *r, struct spec *s, const struct node *v)
+{
+    static const char *const types[] = {"f32", "f16", "bf16", NULL};
+    static const enum kv_type values[] = {KV_F32, KV_F16, KV_BF16};
+    struct field f[] = {NEEDED("path", "path: $KVRUN_MODELS/FILE.gguf"), MAY("sha256"), MAY("kv"), {0}};
+    int kv;
+    s->model_at = v->at;
+    if (!spec_map(r, v, "model", f)) return;
+    if (spec_field(f, "path")) {
+        s->model_at = spec_field(f, "path")->at;
+        read_path(r, s, spec_field(f, "path"));
+    }
+    if (spec_field(f, "sha256")) read_sha256(r, s, spec_field(f, "sha256"));
+    kv = spec_field(f, "kv") ? spec_word(r, spec_field(f, "kv"), "kv", types, NULL) : 0;
+    if (kv >= 0) s->kv = values[kv];
+}
+
+/* The file itself when it exists there, else NULL. `base` may be "". */
+static char *model_in(const char *base, size_t n, const char *between, const char *name)
+{
+    struct buf b = {0};
+    buf_add(&b, base, n);
+    buf_str(&b, between);
+    buf_str(&b, name);
+    if (access(b.p, F_OK) == 0) return buf_take(&b);
+    buf_free(&b);
+    return NULL;
+}
+
+char *spec_model_path(const struct spec *s)
+{
+    static const char prefix[] = "$KVRUN_MODELS/";
+    const char *path = s->model_path, *folder = getenv("KVRUN_MODELS"), *slash = strrchr(s->path, '/');
+    size_t n = slash ? (size_t)(slash - s->path) + 1 : 0;
+    struct buf b = {0};
+    char *found;
+    if (strncmp(path, prefix, sizeof prefix - 1)) {
+        found = path[0] == '/' ? NULL : model_in(s->path, n, "", path);
+        return found ? found : mem_strdup(path);
+    }
+    path += sizeof prefix - 1;
+    if (folder && *folder) {
+        buf_printf(&b, "%s%s%s", folder, folder[strlen(folder) - 1] == '/' ? "" : "/", path);
+        return buf_take(&b);
+    }
+    found = model_in(s->path, n, "../models/", path);
+    if (found) return found;
+    buf_printf(&b, "models/%s", path);
+    return buf_take(&b);
+}
+
+/* ---- decode, controls, run ---- */
+
+static void read_decode(struct reader *r, struct spec *s, const struct node *v)
+{
+    static const char *const stops[] = {"eos", "none", NULL};
+    static const char *const afters[] = {"rerun_last", "reuse_logits", NULL};
+    static const enum after_edit values[] = {AFTER_RERUN_LAST, AFTER_REUSE_LOGITS};
+    struct field feed[] = {LATER("feed"), {0}};
+    struct field f[] = {MAY("greedy"), MAY("max_tokens"),    MAY("stop"), MAY("after_edit"),
+                        LATER("seed"), LATER("temperature"), {0}};
+    const struct node *greedy, *max, *stop, *after;
+    bool is_greedy = true;
+    int k;
+    s->decode.at = v->at;
+    if (!spec_map(r, v, "decode", f)) return;
+    greedy = spec_field(f, "greedy");
+    max = spec_field(f, "max_tokens");
+    stop = spec_field(f, "stop");
+    after = spec_field(f, "after_edit");
+    if (greedy && spec_bool(r, greedy, "greedy", &is_greedy) && !is_greedy)
+        spec_wrong(r, greedy, "E206", "greedy: false is not supported yet; decoding is greedy");
+    if (max && max->kind == NODE_SCALAR && !strcmp(max->text, "0"))
+        spec_wrong(r, max, "E206", "max_tokens: 0 (prefill only) is not supported yet");
+    else if (max)
+        spec_int(r, max, "max_tokens", 1, MAX_TOKENS, &s->decode.max_tokens);
+    if (stop && stop->kind == NODE_LIST)
+        spec_wrong(r, stop, "E206", "stop: a list of texts is not supported yet; eos or none");
+    else if (stop && (k = spec_word(r, stop, "stop", stops, NULL)) >= 0)
+        s->decode.stop_eos = k == 0;
+    if (!after) return;
+    s->decode.after_edit = AFTER_RERUN_LAST; /* not "missing" below when it is only wrong */
+    if (after->kind == NODE_MAP && node_get(after, "feed"))
+        spec_map(r, after, "after_edit", feed);
+    else if ((k = spec_word(r, after, "after_edit", afters, NULL)) >= 0)
+        s->decode.after_edit = values[k];
+}
+
+static void read_controls(struct reader *r, struct spec *s, const struct node *v)
+{
+    static const char *const words[] = {"noop", "self_transplant", NULL};
+    if (!spec_list(r, v, "controls")) return;
+    for (int i = 0; i < v->n; i++) {
+        struct field f[] = {LATER("non_needle"), {0}};
+        bool *on;
+        int k;
+        if (v->items[i]->kind == NODE_MAP && node_get(v->items[i], "non_needle")) {
+            spec_map(r, v->items[i], "controls", f);
+            continue;
+        }
+        k = spec_word(r, v->items[i], "controls", words, NULL);
+        if (k < 0) continue;
+        on = k == 0 ? &s->control_noop : &s->control_self_transplant;
+        if (*on) spec_wrong(r, v->items[i], "E214", "control '%s' stands twice", words[k]);
+        *on = true;
+    }
+}
+
+static void read_run(struct reader *r, struct spec *s, const struct node *v)
+{
+    struct field f[] = {MAY("db"), LATER("on_error"), LATER("retries"), LATER("keep_free"), LATER("shard_by"), LATER("keep_kv"),
+                        {0}};
+    if (spec_map(r, v, "run", f) && spec_field(f, "db")) spec_text(r, spec_field(f, "db"), "db", &s->db);
+}
+
+/* ---- across sections ---- */
+
+/* An edit of a finished cache needs `after_edit`, controls need an edit. */
+static void check_edits(struct reader *r, const struct spec *s, const struct node *decode, const struct node *controls)
+{
+    const struct condition *edited = NULL;
+    for (int i = 0; i < s->n_conditions && !edited; i++)
+        if (s->conditions[i].apply) edited = &s->conditions[i];
+    if (controls && !edited && s->n_conditions)
+        spec_wrong(r, controls, "E229", "controls repeat the edits of the conditions, and no condition has one");
+    if (!edited || s->decode.after_edit != AFTER_NONE) return;
+    spec_wrong(
+        r, decode ? decode : edited->apply, "E226",
+        "decode needs the key 'after_edit': condition '%s' edits a finished cache, and the first new token depends on it",
+        edited->name);
+    spec_help(r,
+              "after_edit: rerun_last    the last prompt token is fed again after the edit; the first new token sees the edit");
+    spec_help(r, "after_edit: reuse_logits  the first new token comes from the logits before the edit; only later ones see it");
+}
+
+static bool check_version(struct reader *r, const struct node *root)
+{
+    const struct node *first = root->n ? root->keys[0] : root, *v = node_get(root, "kvrun");
+    if (root->n == 0 || strcmp(first->text, "kvrun")) {
+        spec_wrong(r, v ? root->keys[0] : first, "E207", "the first key is kvrun, the version of this language");
+        spec_help(r, "help: kvrun: 1");
+    }
+    if (!v || (v->kind == NODE_SCALAR && !strcmp(v->text, "1"))) return true;
+    spec_wrong(r, v, "E207", "kvrun: %s is not a version of this language that this program reads", spec_shown(r, v));
+    spec_help(r, "help: kvrun: 1");
+    return v->kind != NODE_SCALAR; /* another version has other keys: their errors would say nothing */
+}
+
+static void read_root(struct reader *r, struct spec_own *o, const struct node *root)
+{
+    struct field f[] = {MAY("kvrun"),
+                        NEEDED("experiment", "experiment: needle_sf_ny"),
+                        MAY("title"),
+                        NEEDED("model", "model: { path: $KVRUN_MODELS/FILE.gguf }"),
+                        NEEDED("prompts", "prompts: [{ name: hello, text: \"Hello\" }]"),
+                        MAY("axes"),
+                        NEEDED("conditions", "conditions: [{ name: baseline }]"),
+                        MAY("controls"),
+                        MAY("decode"),
+                        MAY("capture"),
+                        MAY("metrics"),
+                        MAY("run"),
+                        MAY("allow"),
+                        LATER("report"),
+                        LATER("files"),
+                        LATER("datasets"),
+                        LATER("include"),
+                        LATER("exclude"),
+                        LATER("controls_for"),
+                        {0}};
+    struct spec *s = &o->s;
+    const struct node *v;
+    if (root->kind == NODE_MAP && !check_version(r, root)) return;
+    if (!spec_map(r, root, "a spec", f)) return;
+    if ((v = spec_field(f, "allow"))) spec_read_allowed(r, v);
+    spec_lint_file(r);
+    if ((v = spec_field(f, "experiment"))) {
+        s->experiment_at = v->at;
+        spec_name(r, v, "experiment", false, NULL, &s->experiment);
+    }
+    s->title = s->experiment;
+    if ((v = spec_field(f, "title"))) spec_text(r, v, "title", &s->title);
+    if ((v = spec_field(f, "model"))) read_model(r, s, v);
+    if ((v = spec_field(f, "prompts"))) spec_prompts(r, o, v);
+    if ((v = spec_field(f, "axes"))) spec_axes(r, o, v);
+    if ((v = spec_field(f, "conditions"))) spec_conditions(r, o, v);
+    if ((v = spec_field(f, "controls"))) read_controls(r, s, v);
+    if ((v = spec_field(f, "decode"))) read_decode(r, s, v);
+    if ((v = spec_field(f, "capture"))) spec_captures(r, s, v);
+    if ((v = spec_field(f, "metrics"))) spec_metrics(r, s, v);
+    if ((v = spec_field(f, "run"))) read_run(r, s, v);
+    check_edits(r, s, spec_field(f, "decode"), spec_field(f, "controls"));
+    spec_try_ops(r, o);
+}
+
+int spec_parse(struct spec **out, const char *path, const char *text, size_t n, struct diag **diags)
+{
+    arena *mem = arena_new();
+    struct spec_own *o = arena_alloc(mem, sizeof *o);
+    struct diag *d = diag_new(path, text, n > FILE_MAX ? 0 : n);
+    struct reader r = {.o = o, .d = d, .mem = mem};
+    struct node *root;
+    o->s.mem = mem;
+    o->s.path = arena_strdup(mem, path);
+    o->s.experiment = "";
+    o->s.decode = (struct decode){.max_tokens = 100, .stop_eos = true};
+    o->first_plain = o->unpaired = -1;
+    o->prompts_wrong = true; /* until they are read */
+    *diags = d;
+    if (n > FILE_MAX) {
+        diag_add(d, DIAG_ERROR, "E105", (struct mark){0, 0}, 1, "the file is larger than %d MiB", FILE_MAX >> 20);
+        arena_free(mem);
+        return -1;
+    }
+    o->s.source = arena_strndup(mem, text, n);
+    o->s.source_len = n;
+    SHA256((const unsigned char *)o->s.source, n, o->s.sha256);
+    root = node_parse(o->s.source, n, mem, d);
+    if (root) read_root(&r, o, root);
+    if (!root || diag_errors(d)) {
+        arena_free(mem);
+        return -1;
+    }
+    *out = &o->s;
+    return 0;
+}
+
+int spec_load(struct spec **out, const char *path, struct diag **diags, err *e)
+{
+    FILE *f = fopen(path, "rb");
+    char *text;
+    size_t n;
+    int result;
+    *diags = NULL;
+    if (!f) return err_set(e, ERR_INPUT, "cannot read '%s': %s", path, strerror(errno));
+    text = mem_alloc(FILE_MAX + 1);
+    n = fread(text, 1, FILE_MAX + 1, f);
+    result = ferror(f) ? err_set(e, ERR_INPUT, "cannot read '%s': %s", path, strerror(errno)) : 0;
+    fclose(f);
+    if (!result) result = spec_parse(out, path, text, n, diags);
+    free(text);
+    return result;
+}
+
+void spec_free(struct spec *s)
+{
+    if (s) arena_free(s->mem);
+}

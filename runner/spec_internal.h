@@ -1,0 +1,124 @@
+/* spec_internal.h: what the parts of the spec reader share; nobody outside runner/spec*.c includes it.
+ *
+ * A reader carries the spec being filled and, while operations are read, the values that stand for $axis. Each typed reader
+ * takes the node and the key's name for messages, says what is wrong and returns false, and leaves *out as it was.
+ *
+ *     struct field f[] = {NEEDED("path", "path: $KVRUN_MODELS/x.gguf"), MAY("kv"), LATER("dtype"), {0}};
+ *     if (!spec_map(r, v, "model", f)) return;
+ *     spec_text(r, spec_field(f, "path"), "path", &s->model_path);
+ */
+#ifndef RUNNER_SPEC_INTERNAL_H
+#define RUNNER_SPEC_INTERNAL_H
+
+#include "spec.h"
+
+/* Names with their indices, sorted, so that a file of many names is not searched from end to end for each of them. */
+struct names {
+    struct name_ref {
+        const char *name;
+        int index, width;
+        struct mark at;
+    } * v; /* (n) */
+    int n, cap;
+};
+
+/* The public spec and what later calls of spec_ops look up. */
+struct spec_own {
+    struct spec s; /* first: a struct spec * is a struct spec_own * */
+    struct names prompts, axes, conditions, slots;
+    int first_plain;    /* index of the first condition without edits, or -1 */
+    int unpaired;       /* index of the first prompt without an `other`, or -1 */
+    bool prompts_wrong; /* slots and names of prompts cannot be trusted: say nothing that follows from them */
+    bool *inherits;     /* (n_conditions) its apply is another condition's */
+};
+
+struct reader {
+    const struct spec_own *o;
+    struct diag *d;
+    arena *mem;
+    unsigned allowed; /* warnings silenced: bit c of code W100 + c */
+    int wrong;        /* errors said, also those that diag drops as repeated: unchanged means all went well */
+    /* while operations are read: */
+    const struct condition *condition;
+    const struct axis_value *values; /* (n_values) */
+    struct node *puts;               /* (n_values) the values as nodes */
+    struct mark *put_at;             /* (n_values) where `$axis` stood last */
+    int n_values;
+    bool *axis_used; /* (n_axes) or NULL: which axes a `$axis` named */
+};
+
+/* ---- spec_read.c: typed readers ---- */
+
+enum { FIELD_NEEDED = 1, FIELD_LATER = 2 };
+struct field {
+    const char *key, *note; /* note: an example of a needed key, for the help */
+    unsigned flags;
+    const struct node *v, *k; /* value and key as found, or NULL */
+};
+#define NEEDED(name, example)                                   \
+    {                                                           \
+        .key = (name), .note = (example), .flags = FIELD_NEEDED \
+    }
+#define MAY(name)     \
+    {                 \
+        .key = (name) \
+    }
+#define LATER(name)                         \
+    {                                       \
+        .key = (name), .flags = FIELD_LATER \
+    }
+
+void spec_wrong(struct reader *r, const struct node *v, const char *code, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+void spec_help(struct reader *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+const char *spec_shown(struct reader *r, const struct node *v); /* 'text', cut when long, or "a list" */
+bool spec_quiet(const struct reader *r);                        /* no more errors are kept: spare the work for texts */
+
+/* The node, or the axis value it stands for; NULL: said why. */
+const struct node *spec_put(struct reader *r, const struct node *v);
+
+/* Sorts the keys of map v into f, which ends with a key NULL. False when v is no map; wrong keys are said and passed over. */
+bool spec_map(struct reader *r, const struct node *v, const char *what, struct field *f);
+const struct node *spec_field(const struct field *f, const char *key);                      /* NULL: not there */
+bool spec_list(struct reader *r, const struct node *v, const char *name);                   /* a list with items */
+bool spec_text(struct reader *r, const struct node *v, const char *name, const char **out); /* not empty */
+bool spec_text_or_empty(struct reader *r, const struct node *v, const char *name, const char **out);
+bool spec_int(struct reader *r, const struct node *v, const char *name, int lo, int hi, int *out);
+bool spec_bool(struct reader *r, const struct node *v, const char *name, bool *out);
+/* Index of the word among `words`, or -1. `later` (may be NULL): words of the language that are not supported yet. */
+int spec_word(struct reader *r, const struct node *v, const char *name, const char *const *words, const char *const *later);
+/* A name of the characters [a-z0-9_], with `wide` [A-Za-z0-9_.-], that is none of `reserved` (may be NULL). */
+bool spec_name(struct reader *r, const struct node *v, const char *name, bool wide, const char *const *reserved,
+               const char **out);
+bool spec_ranges(struct reader *r, const struct node *v, const char *name, bool all, struct ranges *out);
+
+/* ---- spec_names.c: names that are looked up ---- */
+
+void names_add(struct names *x, const char *name, int index, const struct node *at); /* until names_sort */
+/* Moves the names into mem, sorts them; with `what`, names that stand twice are errors. */
+void names_sort(struct names *x, struct reader *r, const char *what);
+int names_find(const struct names *x, const char *name);  /* the lowest index, or -1 */
+int names_count(const struct names *x, const char *name); /* how often it stands there */
+/* names_find for a reference in the spec: says "unknown <what>", lists what there is. */
+int spec_find(struct reader *r, const struct node *v, const char *name, const struct names *x, const char *what);
+
+/* ---- the sections ---- */
+
+void spec_prompts(struct reader *r, struct spec_own *o, const struct node *v);       /* spec_prompt.c */
+void spec_axes(struct reader *r, struct spec_own *o, const struct node *v);          /* spec_condition.c */
+void spec_conditions(struct reader *r, struct spec_own *o, const struct node *v);    /* spec_condition.c */
+void spec_try_ops(struct reader *r, struct spec_own *o);                             /* spec_condition.c */
+void spec_captures(struct reader *r, struct spec *s, const struct node *v);          /* spec_measure.c */
+void spec_metrics(struct reader *r, struct spec *s, const struct node *v);           /* spec_measure.c */
+bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n); /* spec_op.c */
+void spec_put_values(struct reader *r, const struct axis_value *values, int n);      /* spec_op.c */
+
+/* ---- spec_lint.c: warnings ---- */
+
+bool spec_warn(struct reader *r, int code, struct mark at, int width, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6))); /* false: silenced */
+void spec_read_allowed(struct reader *r, const struct node *v);
+void spec_lint_file(struct reader *r);
+void spec_lint_text(struct reader *r, const struct node *v, const char *name); /* a piece of a prompt */
+
+#endif

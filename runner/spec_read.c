@@ -1,0 +1,359 @@
+/* spec_read.c: typed readers. Types come from the key, never from the look of a scalar. */
+#include "spec_internal.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- saying what is wrong ---- */
+
+bool spec_quiet(const struct reader *r)
+{
+    return diag_errors(r->d) >= DIAG_MAX;
+}
+
+void spec_wrong(struct reader *r, const struct node *v, const char *code, const char *fmt, ...)
+{
+    struct buf b = {0};
+    va_list ap;
+    va_start(ap, fmt);
+    buf_vprintf(&b, fmt, ap);
+    va_end(ap);
+    r->wrong++;
+    diag_add(r->d, DIAG_ERROR, code, v->at, v->width, "%s", b.p ? b.p : "");
+    buf_free(&b);
+    for (int i = 0; i < r->n_values; i++)
+        if (v == &r->puts[i])
+            diag_help(r->d, "put in for $%s at %d:%d", r->o->s.axes[r->values[i].axis].name, r->put_at[i].line,
+                      r->put_at[i].col);
+}
+
+void spec_help(struct reader *r, const char *fmt, ...)
+{
+    struct buf b = {0};
+    va_list ap;
+    va_start(ap, fmt);
+    buf_vprintf(&b, fmt, ap);
+    va_end(ap);
+    diag_help(r->d, "%s", b.p ? b.p : "");
+    buf_free(&b);
+}
+
+const char *spec_shown(struct reader *r, const struct node *v)
+{
+    enum { MAX = 60 };
+    size_t n = 0;
+    if (v->kind != NODE_SCALAR) return node_kind_name(v);
+    if (spec_quiet(r)) return "";
+    if (v->len <= MAX) return arena_printf(r->mem, "'%s'", v->text);
+    while (n < MAX) n += (size_t)utf8_len(v->text + n, v->len - n);
+    return arena_printf(r->mem, "'%.*s…'", (int)n, v->text);
+}
+
+/* "; did you mean 'x'?" or nothing. */
+static const char *did_you_mean(struct reader *r, const struct node *v, const char *const *words)
+{
+    const char *near = spec_quiet(r) || v->len < 3 || v->len > 64 ? NULL : nearest_word(v->text, words);
+    return near ? arena_printf(r->mem, "; did you mean '%s'?", near) : "";
+}
+
+/* ---- $axis ---- */
+
+const struct node *spec_put(struct reader *r, const struct node *v)
+{
+    int axis;
+    if (!r->condition || v->kind != NODE_SCALAR || v->text[0] != '$') return v;
+    axis = names_find(&r->o->axes, v->text + 1);
+    if (axis < 0) return v;
+    if (r->axis_used) r->axis_used[axis] = true;
+    for (int i = 0; i < r->n_values; i++) {
+        if (r->values[i].axis != axis) continue;
+        r->put_at[i] = v->at;
+        return &r->puts[i];
+    }
+    spec_wrong(r, v, "E227", "axis '%s' is not in `over` of condition '%s'", v->text + 1, r->condition->name);
+    spec_help(r, "help: over: [%s]", v->text + 1);
+    return NULL;
+}
+
+/* ---- maps and lists ---- */
+
+static void help_allowed(struct reader *r, const struct field *f)
+{
+    struct buf b = {0};
+    for (; f->key; f++)
+        if (!(f->flags & FIELD_LATER)) buf_printf(&b, " %s", f->key);
+    spec_help(r, "allowed here:%s", b.p ? b.p : "");
+    buf_free(&b);
+}
+
+static void unknown_key(struct reader *r, const struct node *k, const char *what, const struct field *f)
+{
+    enum { WORDS = 32 };
+    const char *words[WORDS + 1] = {0};
+    int n = 0;
+    for (const struct field *g = f; g->key && n < WORDS; g++)
+        if (!(g->flags & FIELD_LATER)) words[n++] = g->key;
+    spec_wrong(r, k, "E201", "unknown key %s in %s%s", spec_shown(r, k), what, did_you_mean(r, k, words));
+    help_allowed(r, f);
+}
+
+bool spec_map(struct reader *r, const struct node *v, const char *what, struct field *f)
+{
+    if (v->kind != NODE_MAP) {
+        spec_wrong(r, v, "E203", "%s is a map of keys and values, not %s", what, spec_shown(r, v));
+        help_allowed(r, f);
+        return false;
+    }
+    for (int i = 0; i < v->n; i++) {
+        const struct node *k = v->keys[i];
+        struct field *g = f;
+        while (g->key && strcmp(g->key, k->text)) g++;
+        if (!g->key) {
+            unknown_key(r, k, what, f);
+        } else if (g->flags & FIELD_LATER) {
+            spec_wrong(r, k, "E206", "'%s' in %s is not supported yet", k->text, what);
+            help_allowed(r, f);
+        } else {
+            g->v = v->items[i];
+            g->k = k;
+        }
+    }
+    for (; f->key; f++) {
+        if (!(f->flags & FIELD_NEEDED) || f->v) continue;
+        spec_wrong(r, v, "E202", "%s needs the key '%s'", what, f->key);
+        if (f->note) spec_help(r, "help: %s", f->note);
+    }
+    return true;
+}
+
+const struct node *spec_field(const struct field *f, const char *key)
+{
+    while (strcmp(f->key, key)) f++;
+    return f->v;
+}
+
+bool spec_list(struct reader *r, const struct node *v, const char *name)
+{
+    if (v->kind != NODE_LIST) {
+        spec_wrong(r, v, "E203", "%s is a list, not %s", name, spec_shown(r, v));
+        if (v->kind == NODE_SCALAR && v->len && v->len < 40) spec_help(r, "help: %s: [%s]", name, v->text);
+        return false;
+    }
+    if (v->n == 0) spec_wrong(r, v, "E215", "%s is an empty list; leave the key out or fill it", name);
+    return v->n > 0;
+}
+
+/* ---- scalars ---- */
+
+/* The scalar behind v, with $axis put in; NULL: said why. A plain empty scalar is a value that was left out. */
+static const struct node *scalar(struct reader *r, const struct node *v, const char *name, const char *wanted)
+{
+    v = spec_put(r, v);
+    if (!v) return NULL;
+    if (v->kind != NODE_SCALAR) {
+        spec_wrong(r, v, "E203", "%s is %s, not %s", name, wanted, node_kind_name(v));
+        return NULL;
+    }
+    if (v->len == 0 && v->style == NODE_PLAIN) {
+        spec_wrong(r, v, "E215", "%s has no value; %s is wanted", name, wanted);
+        return NULL;
+    }
+    if (memchr(v->text, 0, v->len)) {
+        spec_wrong(r, v, "E216", "%s holds a NUL character", name);
+        return NULL;
+    }
+    return v;
+}
+
+bool spec_text_or_empty(struct reader *r, const struct node *v, const char *name, const char **out)
+{
+    v = scalar(r, v, name, "a text");
+    if (v) *out = v->text;
+    return v != NULL;
+}
+
+bool spec_text(struct reader *r, const struct node *v, const char *name, const char **out)
+{
+    v = scalar(r, v, name, "a text");
+    if (!v) return false;
+    if (v->len == 0) {
+        spec_wrong(r, v, "E215", "%s is empty", name);
+        return false;
+    }
+    *out = v->text;
+    return true;
+}
+
+bool spec_bool(struct reader *r, const struct node *v, const char *name, bool *out)
+{
+    v = scalar(r, v, name, "true or false");
+    if (!v) return false;
+    if (!strcmp(v->text, "true") || !strcmp(v->text, "false")) {
+        *out = v->text[0] == 't';
+        return true;
+    }
+    spec_wrong(r, v, "E210", "%s: %s is not a boolean; write true or false", name, spec_shown(r, v));
+    return false;
+}
+
+enum whole { WHOLE_OK, WHOLE_NOT, WHOLE_TOO_LARGE };
+
+/* -?(0|[1-9][0-9]*) in the n bytes at s. */
+static enum whole parse_whole(const char *s, size_t n, int *out)
+{
+    size_t i = 0;
+    int64_t x = 0;
+    bool minus = n && s[0] == '-';
+    if (minus) i++;
+    if (i == n || (s[i] == '0' && (n > i + 1 || minus))) return WHOLE_NOT;
+    for (size_t k = i; k < n; k++)
+        if (s[k] < '0' || s[k] > '9') return WHOLE_NOT;
+    for (; i < n; i++) {
+        x = 10 * x + (s[i] - '0');
+        if (x > INT_MAX) return WHOLE_TOO_LARGE;
+    }
+    *out = (int)(minus ? -x : x);
+    return WHOLE_OK;
+}
+
+static void not_whole(struct reader *r, const struct node *v, const char *name)
+{
+    const char *s = v->text;
+    spec_wrong(r, v, "E211", "%s: %s is not a whole number", name, spec_shown(r, v));
+    if (s[0] == '0' && (s[1] == 'x' || s[1] == 'X' || s[1] == 'o' || s[1] == 'b'))
+        spec_help(r, "help: numbers are decimal here");
+    else if (s[0] == '0' && s[1])
+        spec_help(r, "help: no leading zeros (YAML 1.1 would read an octal number)");
+    else if (strchr(s, '_') || strchr(s, ','))
+        spec_help(r, "help: digits only, without separators");
+    else if (s[0] >= '0' && s[0] <= '9' && strpbrk(s, "OolI"))
+        spec_help(r, "help: there is a letter among the digits");
+    else
+        spec_help(r, "help: write decimal digits only, e.g. 100");
+}
+
+bool spec_int(struct reader *r, const struct node *v, const char *name, int lo, int hi, int *out)
+{
+    int x = 0;
+    enum whole ok;
+    v = scalar(r, v, name, "a whole number");
+    if (!v) return false;
+    ok = parse_whole(v->text, v->len, &x);
+    if (ok == WHOLE_NOT) {
+        not_whole(r, v, name);
+        return false;
+    }
+    if (ok == WHOLE_TOO_LARGE || x < lo || x > hi) {
+        spec_wrong(r, v, "E212", "%s: %s is outside %d..%d", name, spec_shown(r, v), lo, hi);
+        return false;
+    }
+    *out = x;
+    return true;
+}
+
+static int word_in(const char *s, const char *const *words)
+{
+    for (int i = 0; words && words[i]; i++)
+        if (!strcmp(words[i], s)) return i;
+    return -1;
+}
+
+int spec_word(struct reader *r, const struct node *v, const char *name, const char *const *words, const char *const *later)
+{
+    struct buf b = {0};
+    int i;
+    if (v->kind != NODE_SCALAR) {
+        spec_wrong(r, v, "E203", "%s is one word, not %s", name, node_kind_name(v));
+        i = -1;
+    } else {
+        v = scalar(r, v, name, "one word");
+        if (!v) return -1;
+        i = word_in(v->text, words);
+        if (i >= 0) return i;
+        if (word_in(v->text, later) >= 0)
+            spec_wrong(r, v, "E206", "%s: '%s' is not supported yet", name, v->text);
+        else
+            spec_wrong(r, v, "E205", "%s cannot be %s%s", name, spec_shown(r, v), did_you_mean(r, v, words));
+    }
+    for (int k = 0; words[k]; k++) buf_printf(&b, " %s", words[k]);
+    spec_help(r, "allowed here:%s", b.p ? b.p : "");
+    buf_free(&b);
+    return i;
+}
+
+bool spec_name(struct reader *r, const struct node *v, const char *name, bool wide, const char *const *reserved,
+               const char **out)
+{
+    const char *s = NULL;
+    if (!spec_text(r, v, name, &s)) return false;
+    *out = s;
+    for (const char *p = s; *p; p++) {
+        if ((*p >= 'a' && *p <= 'z') || (*p >= '0' && *p <= '9') || (*p == '_' && (wide || p > s))) continue;
+        if (wide && ((*p >= 'A' && *p <= 'Z') || *p == '.' || *p == '-')) continue;
+        spec_wrong(r, v, "E213", "%s: %s cannot be a name", name, spec_shown(r, v));
+        spec_help(r, wide ? "help: a name is made of A-Z a-z 0-9 _ . -"
+                          : "help: a name is made of a-z 0-9 _ and starts with a "
+                            "letter or digit");
+        return false;
+    }
+    if (word_in(s, reserved) < 0) return true;
+    spec_wrong(r, v, "E213", "%s: '%s' has a meaning of its own here and cannot be a name", name, s);
+    return false;
+}
+
+/* ---- ranges ---- */
+
+static bool one_range(struct reader *r, const struct node *v, const char *name, struct range *out)
+{
+    const char *dots;
+    enum whole a, b;
+    v = scalar(r, v, name, "a whole number or a range");
+    if (!v) return false;
+    out->at = v->at;
+    dots = strstr(v->text, "..");
+    if (!dots) {
+        if (!spec_int(r, v, name, -INT_MAX, INT_MAX, &out->first)) return false;
+        out->last = out->first;
+        return true;
+    }
+    a = parse_whole(v->text, (size_t)(dots - v->text), &out->first);
+    b = parse_whole(dots + 2, strlen(dots + 2), &out->last);
+    if (a != WHOLE_OK || b != WHOLE_OK) {
+        spec_wrong(r, v, "E211", "%s: %s is not a range of whole numbers", name, spec_shown(r, v));
+        spec_help(r, "help: a range is written \"0..9\", both ends included; negatives count from the end: \"-4..-1\"");
+        return false;
+    }
+    if (out->first > out->last && (out->first < 0) == (out->last < 0)) {
+        spec_wrong(r, v, "E228", "%s: range %s runs backwards", name, spec_shown(r, v));
+        spec_help(r, "help: \"%d..%d\"", out->last, out->first);
+        return false;
+    }
+    return true;
+}
+
+bool spec_ranges(struct reader *r, const struct node *v, const char *name, bool all, struct ranges *out)
+{
+    struct field windows[] = {LATER("window"), LATER("centre"), {0}};
+    struct ranges x = {.at = v->at, .width = v->width};
+    bool ok = true;
+    const struct node *put = spec_put(r, v);
+    if (!put) return false;
+    if (put->kind == NODE_MAP && put->n && node_get(put, "window")) return spec_map(r, put, name, windows) && false;
+    if (put->kind == NODE_SCALAR && all && !strcmp(put->text, "all")) {
+        x.all = true;
+        *out = x;
+        return true;
+    }
+    if (put->kind == NODE_MAP) {
+        spec_wrong(r, put, "E203", "%s is a list, a range or a whole number%s, not a map", name, all ? " or all" : "");
+        return false;
+    }
+    if (put->kind == NODE_LIST && !spec_list(r, put, name)) return false;
+    x.n = put->kind == NODE_LIST ? put->n : 1;
+    x.r = arena_array(r->mem, (size_t)x.n, sizeof *x.r);
+    for (int i = 0; i < x.n; i++)
+        if (!one_range(r, put->kind == NODE_LIST ? put->items[i] : v, name, &x.r[i])) ok = false;
+    if (ok) *out = x;
+    return ok;
+}
