@@ -116,13 +116,13 @@ static int find_donor(const struct expand *x, int prompt, const struct op *op)
     int i, other = x->s->prompts[prompt].other;
     if (op->donor_other) {
         if (other < 0)
-            diag_add(x->d, DIAG_ERROR, "E321", op->from_at, 4,
+            diag_add(x->d, DIAG_ERROR, "E321", op->from_at, 1,
                      "prompt '%s' has no other: prompt: other needs an entry with two names", name);
         return other;
     }
     for (i = 0; i < x->s->n_prompts; i++)
         if (op->donor_prompt && strcmp(x->s->prompts[i].name, op->donor_prompt) == 0) return i;
-    diag_add(x->d, DIAG_ERROR, "E322", op->from_at, 4, "there is no prompt '%s' to transplant from",
+    diag_add(x->d, DIAG_ERROR, "E322", op->from_at, 1, "there is no prompt '%s' to transplant from",
              op->donor_prompt ? op->donor_prompt : "");
     return -1;
 }
@@ -175,7 +175,7 @@ static int check_lengths(const struct expand *x, const struct op *op, const stru
 {
     bool aligned = op->align_at.line > 0;
     if (v->to.n == v->from.n) return 0;
-    diag_add(x->d, DIAG_ERROR, "E320", aligned ? op->align_at : op->from_at, aligned ? 5 : 4,
+    diag_add(x->d, DIAG_ERROR, "E320", aligned ? op->align_at : op->from_at, aligned ? (int)strlen("same_length") : 1,
              "transplant needs equal lengths: target '%s' is %d token%s, donor '%s' is %d", chosen_text(x, v->target, &v->to),
              v->to.n, v->to.n == 1 ? "" : "s", chosen_text(x, v->donor, &v->from), v->from.n);
     show_sides(x, v);
@@ -188,7 +188,7 @@ static int check_lengths(const struct expand *x, const struct op *op, const stru
 static int check_rope(const struct expand *x, const struct op *op, const struct sides *v, bool moved)
 {
     if (!moved || op->rope_given || !(op->tensors & CACHE_K)) return 0;
-    diag_add(x->d, DIAG_ERROR, "E323", op->from_at, 4,
+    diag_add(x->d, DIAG_ERROR, "E323", op->from_at, 1,
              "target and donor stand at different positions; say what happens to the rotation of the keys");
     show_sides(x, v);
     diag_help(x->d, "help: rope: keep      the key stays as the donor made it, turned for the donor's position");

@@ -42,7 +42,7 @@ static int command_tokens(const struct run *r, err *e)
 {
     struct buf b = {0};
     const char *names[64] = {0};
-    int i, found = 0;
+    int i, found = 0, rc = 0;
     for (i = 0; i < r->spec->n_prompts; i++) {
         const char *name = r->spec->prompts[i].name;
         if (i < 63) names[i] = name;
@@ -54,10 +54,11 @@ static int command_tokens(const struct run *r, err *e)
         }
         found++;
         if (r->o->json)
-            tokens_json(&r->prompts[i], r->en, &b);
+            rc |= tokens_json(&r->prompts[i], r->en, &b, e);
         else
             tokens_text(&r->prompts[i], r->en, &b);
     }
+    if (rc) return buf_free(&b), e->code;
     if (found) return print(&b);
     if (nearest_word(r->o->args[1], names))
         return err_set(e, ERR_INPUT, "no prompt '%s'; did you mean '%s'?", r->o->args[1], nearest_word(r->o->args[1], names)),

@@ -161,13 +161,17 @@ static const char *positions_of(const struct search *q, const struct span *h)
 
 static void show_hits(const struct search *q, const struct hits *hits)
 {
-    int i;
-    for (i = 0; i < hits->n && i < ROWS; i++) {
-        const struct span *h = &hits->h[i];
-        diag_help(q->d, "nth %d  bytes %-10s  token %-6s  %s", h->nth,
-                  arena_printf(q->mem, "%d..%d", h->byte_start, h->byte_end), positions_of(q, h),
-                  snippet_tokens(q->mem, q->p, h->tok_start, h->tok_end - 1));
+    const char *bytes[ROWS], *tokens[ROWS];
+    int i, n = hits->n < ROWS ? hits->n : ROWS, wb = 0, wt = 0;
+    for (i = 0; i < n; i++) {
+        bytes[i] = arena_printf(q->mem, "%d..%d", hits->h[i].byte_start, hits->h[i].byte_end);
+        tokens[i] = positions_of(q, &hits->h[i]);
+        if ((int)strlen(bytes[i]) > wb) wb = (int)strlen(bytes[i]);
+        if ((int)strlen(tokens[i]) > wt) wt = (int)strlen(tokens[i]);
     }
+    for (i = 0; i < n; i++)
+        diag_help(q->d, "nth %d  bytes %-*s  token %-*s  %s", hits->h[i].nth, wb, bytes[i], wt, tokens[i],
+                  snippet_tokens(q->mem, q->p, hits->h[i].tok_start, hits->h[i].tok_end - 1));
     if (hits->n > ROWS) diag_help(q->d, "… and %d more", hits->n - ROWS);
 }
 
@@ -267,7 +271,7 @@ out:
 
 static int range_width(const struct ranges *r, const struct range *one)
 {
-    if (r->n == 1 && r->width > 0) return r->width;
+    if (one->at.line == r->at.line && one->at.col == r->at.col && r->width > 0) return r->width; /* not in a list */
     return one->first == one->last ? snprintf(NULL, 0, "%d", one->first) : snprintf(NULL, 0, "%d..%d", one->first, one->last);
 }
 

@@ -1,0 +1,272 @@
+/* outcome.c: see outcome.h. */
+#include "outcome.h"
+
+#include "width.h"
+
+#include <string.h>
+#include <utf8proc.h>
+
+enum { WIDTH_MIN = 40, CELL_MIN = 24, CELL_LEAST = 8, GAP = 2, COLOURS = 6 };
+
+static const char *const colours[COLOURS] = {"\033[32m", "\033[33m", "\033[36m", "\033[35m", "\033[34m", "\033[31m"};
+
+/* ---- whole words ---- */
+
+/* The code point at s and its length; a byte that is no UTF-8 stands for itself. */
+static utf8proc_int32_t code_point(const char *s, size_t n, size_t *len)
+{
+    utf8proc_int32_t cp = (unsigned char)*s;
+    int bytes = utf8_len(s, n);
+    *len = bytes ? (size_t)bytes : 1;
+    if (bytes) utf8proc_iterate((const utf8proc_uint8_t *)s, bytes, &cp);
+    return bytes ? cp : -cp;
+}
+
+static bool is_word(utf8proc_int32_t cp)
+{
+    utf8proc_category_t c = cp < 0 ? UTF8PROC_CATEGORY_CN : utf8proc_category(cp);
+    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO) || (c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO);
+}
+
+/* Bytes that word takes at s, or 0. */
+static size_t match(const char *s, size_t n, const char *word, bool casefold)
+{
+    size_t i = 0, k = 0, word_n = strlen(word), a, b;
+    while (k < word_n) {
+        utf8proc_int32_t x, y;
+        if (i == n) return 0;
+        x = code_point(s + i, n - i, &a);
+        y = code_point(word + k, word_n - k, &b);
+        if (x != y && !(casefold && x > 0 && y > 0 && utf8proc_tolower(x) == utf8proc_tolower(y))) return 0;
+        i += a;
+        k += b;
+    }
+    return i < n && is_word(code_point(s + i, n - i, &a)) ? 0 : i;
+}
+
+/* The longest word of any mark at s: its bytes, or 0, and its mark. */
+static size_t longest(const struct outcome *o, int column, const char *s, size_t n, const struct outcome_mark **mark)
+{
+    size_t best = 0;
+    int i, k;
+    for (i = 0; i < o->n_marks; i++) {
+        const struct outcome_mark *m = &o->marks[i];
+        for (k = 0; k < m->n && (m->column < 0 || m->column == column); k++) {
+            size_t len = match(s, n, m->words[k], m->casefold);
+            if (len <= best) continue;
+            best = len;
+            *mark = m;
+        }
+    }
+    return best;
+}
+
+/* ---- one cell ---- */
+
+struct pen {
+    const struct outcome *o;
+    struct buf *out;
+    int used, width;                 /* columns */
+    const struct outcome_mark *mark; /* open, or NULL */
+};
+
+static void open_mark(struct pen *p, const struct outcome_mark *m)
+{
+    p->mark = m;
+    buf_str(p->out, p->o->colour ? colours[m->colour % COLOURS] : "«");
+    p->used += !p->o->colour;
+}
+
+static void close_mark(struct pen *p)
+{
+    if (!p->mark) return;
+    buf_str(p->out, p->o->colour ? "\033[0m" : "»");
+    p->used += !p->o->colour;
+    p->mark = NULL;
+}
+
+/* What is drawn for the character at s, so that a text stays on its line. */
+static const char *drawn(const char *s, size_t n, char glyph[5], size_t *len)
+{
+    utf8proc_int32_t cp = code_point(s, n, len);
+    if (cp == '\n') return "⏎";
+    if (cp == '\t' || cp == '\r') return " ";
+    if (cp <= 0 || cp < 0x20 || (cp >= 0x7f && cp < 0xa0)) return "\xef\xbf\xbd";
+    if ((cp >= 0x202a && cp <= 0x202e) || (cp >= 0x2066 && cp <= 0x2069)) return "\xef\xbf\xbd"; /* they turn the line around */
+    memcpy(glyph, s, *len);
+    glyph[*len] = 0;
+    return glyph;
+}
+
+/* The text in at most p->width columns; the room for a closing mark and for "…" is kept free all the time. */
+static void draw_text(struct pen *p, int column, const char *s, size_t n)
+{
+    const struct outcome_mark *mark = NULL;
+    size_t i, len, end = 0;
+    bool inside = false; /* a word goes on from the character before */
+    for (i = 0; i < n; i += len) {
+        size_t found = i < end || inside ? 0 : longest(p->o, column, s + i, n - i, &mark);
+        char glyph[5];
+        const char *g = drawn(s + i, n - i, glyph, &len);
+        int cost = width_text(g, strlen(g)), extra = (found || p->mark) && !p->o->colour;
+        if (found) end = i + found;
+        if (p->used + cost + extra + (found && !p->o->colour) + (i + len < n) > p->width) {
+            close_mark(p);
+            buf_str(p->out, "…");
+            p->used++;
+            return;
+        }
+        if (found) open_mark(p, mark);
+        buf_str(p->out, g);
+        p->used += cost;
+        inside = is_word(code_point(s + i, n - i, &len));
+        if (i + len >= end) close_mark(p);
+    }
+}
+
+static void spaces(struct buf *b, int n)
+{
+    while (n-- > 0) buf_char(b, ' ');
+}
+
+/* A name in exactly width columns. */
+static void draw_name(struct buf *b, const char *s, int width)
+{
+    size_t n = strlen(s);
+    int w = width_text(s, n);
+    if (w > width) {
+        n = width_fit(s, n, width - 1);
+        buf_add(b, s, n);
+        buf_str(b, "…");
+        w = width_text(s, n) + 1;
+    } else
+        buf_str(b, s);
+    spaces(b, width - w);
+}
+
+static void draw_cell(const struct outcome *o, struct buf *out, int row, int column, int width)
+{
+    const struct outcome_cell *c = &o->cells[(size_t)row * (size_t)o->n_columns + (size_t)column];
+    struct pen p = {o, out, 0, width, NULL};
+    size_t skip = 0;
+    if (!c->text) {
+        draw_name(out, c->note ? c->note : "-", width);
+        return;
+    }
+    while (skip < c->n && c->text[skip] == ' ') skip++; /* most texts begin with the space of their first word */
+    draw_text(&p, column, c->text + skip, c->n - skip);
+    spaces(out, width - p.used);
+}
+
+/* ---- blocks of columns ---- */
+
+static int names_width(const char *const *names, int n, int max)
+{
+    int i, w = 0;
+    for (i = 0; i < n; i++) {
+        int one = width_text(names[i], strlen(names[i]));
+        if (one > w) w = one;
+    }
+    return w < max ? w : max;
+}
+
+/* End of the group that begins at column. */
+static int group_end(const struct outcome *o, int column)
+{
+    int end = column + 1;
+    while (o->groups && end < o->n_columns && o->groups[end] == o->groups[column]) end++;
+    return end;
+}
+
+static void trim_line(struct buf *b)
+{
+    while (b->n && b->p[b->n - 1] == ' ') b->p[--b->n] = 0;
+    buf_char(b, '\n');
+}
+
+static void draw_block(const struct outcome *o, struct buf *out, int first, int end, int names, int cell)
+{
+    int i, k;
+    spaces(out, names);
+    for (k = first; k < end; k++) {
+        spaces(out, GAP);
+        draw_name(out, o->columns[k], cell);
+    }
+    trim_line(out);
+    for (i = 0; i < o->n_rows; i++) {
+        draw_name(out, o->rows[i], names);
+        for (k = first; k < end; k++) {
+            spaces(out, GAP);
+            draw_cell(o, out, i, k, cell);
+        }
+        trim_line(out);
+    }
+}
+
+static void draw_legend(const struct outcome *o, struct buf *out)
+{
+    int i, k, shown = 0;
+    for (i = 0; i < o->n_marks; i++) {
+        const struct outcome_mark *m = &o->marks[i];
+        for (k = 0; k < i && o->marks[k].colour != m->colour;) k++;
+        if (k < i) continue;
+        buf_str(out, shown++ ? ", " : "marked: ");
+        if (o->colour)
+            buf_printf(out, "%s%s\033[0m", colours[m->colour % COLOURS], m->name);
+        else
+            buf_str(out, m->name);
+    }
+    if (shown) buf_char(out, '\n');
+}
+
+void outcome_text(const struct outcome *o, struct buf *out)
+{
+    int width = o->width < WIDTH_MIN ? WIDTH_MIN : o->width;
+    int names = names_width(o->rows, o->n_rows, width / 3), room = width - names, first, end, next, cell;
+    for (first = 0; first < o->n_columns; first = end) {
+        end = group_end(o, first);
+        while (end < o->n_columns && (next = group_end(o, end), room / (next - first) >= CELL_MIN + GAP)) end = next;
+        cell = room / (end - first) - GAP;
+        if (cell < CELL_LEAST) { /* a group too wide for the terminal is broken up */
+            end = first + room / (CELL_LEAST + GAP);
+            cell = room / (end - first) - GAP;
+        }
+        if (first) buf_char(out, '\n');
+        draw_block(o, out, first, end, names, cell);
+    }
+    draw_legend(o, out);
+}
+
+/* ---- from a spec ---- */
+
+/* The column that words with this key are for: -1: all, -2: none. */
+static int column_of(const struct spec *s, const struct metric *m, const char *key)
+{
+    int i;
+    if (!key || m->which == WHICH_ANY) return -1;
+    for (i = 0; i < s->n_prompts; i++)
+        if (strcmp(s->prompts[i].name, key) == 0) {
+            int other = s->prompts[i].other;
+            return m->which == WHICH_OWN ? i : other >= 0 ? other : -2;
+        }
+    return -2;
+}
+
+int outcome_marks(const struct spec *s, arena *mem, const struct outcome_mark **out)
+{
+    struct outcome_mark *marks;
+    int i, k, n = 0, colour = 0;
+    for (i = 0; i < s->n_metrics; i++) n += s->metrics[i].n_words;
+    *out = marks = arena_array(mem, (size_t)n, sizeof *marks);
+    for (i = n = 0; i < s->n_metrics; i++) {
+        const struct metric *m = &s->metrics[i];
+        if (m->kind != METRIC_MENTIONS) continue;
+        for (k = 0; k < m->n_words; k++) {
+            int column = column_of(s, m, m->words[k].key);
+            if (column > -2)
+                marks[n++] = (struct outcome_mark){m->name, m->words[k].words, m->words[k].n, m->casefold, colour, column};
+        }
+        colour++;
+    }
+    return n;
+}

@@ -1,0 +1,295 @@
+/* plan.c: see plan.h. */
+#include "plan.h"
+
+#include "map.h"
+#include "snippet.h"
+#include "width.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- text ---- */
+
+struct plan {
+    const struct spec *s;
+    const struct engine_info *info;
+    const struct jobs *jobs;
+    const bool *reuse;
+    arena *mem;
+    struct buf *out;
+};
+
+/* A job that shares its key with an earlier one does not run, and one with a stored answer does not. */
+static bool runs(const struct plan *p, int i)
+{
+    return p->jobs->jobs[i].same_as < 0 && !(p->reuse && p->reuse[i]);
+}
+
+static void pad(struct buf *b, const char *s, int width)
+{
+    int n = width - width_text(s, strlen(s));
+    buf_str(b, s);
+    while (n-- > 0) buf_char(b, ' ');
+}
+
+static void show_counts(const struct plan *p)
+{
+    int i, n_run = 0, n_reuse = 0, n_same = 0;
+    for (i = 0; i < p->jobs->n; i++) {
+        if (runs(p, i))
+            n_run++;
+        else if (p->jobs->jobs[i].same_as >= 0)
+            n_same++;
+        else
+            n_reuse++;
+    }
+    buf_printf(p->out, "%s: %d job%s\n", p->s->experiment, p->jobs->n, p->jobs->n == 1 ? "" : "s");
+    buf_printf(p->out, "  run   %6d\n", n_run);
+    if (n_reuse) buf_printf(p->out, "  reuse %6d  answers are in the database\n", n_reuse);
+    if (n_same) buf_printf(p->out, "  same  %6d  as a job above, one answer for both labels\n", n_same);
+}
+
+/* Rows: conditions and controls in order; columns: prompts first..last. */
+static void show_grid(const struct plan *p, int first, int last)
+{
+    const char *previous = NULL;
+    int width = 4, i, k;
+    for (i = 0; i < p->jobs->n; i++) {
+        int w = width_text(p->jobs->jobs[i].condition_name, strlen(p->jobs->jobs[i].condition_name));
+        if (w > width) width = w;
+    }
+    pad(p->out, "jobs", width + 2);
+    for (k = first; k <= last; k++) buf_printf(p->out, "  %s", p->s->prompts[k].name);
+    buf_char(p->out, '\n');
+    for (i = 0; i < p->jobs->n && p->jobs->jobs[i].prompt == 0; i++) { /* every prompt has the same conditions */
+        const char *name = p->jobs->jobs[i].condition_name;
+        int count = 0;
+        if (previous && strcmp(previous, name) == 0) continue;
+        previous = name;
+        for (k = i; k < p->jobs->n && p->jobs->jobs[k].prompt == 0; k++)
+            count += strcmp(p->jobs->jobs[k].condition_name, name) == 0;
+        buf_str(p->out, "  ");
+        pad(p->out, name, width);
+        for (k = first; k <= last; k++)
+            buf_printf(p->out, "  %*d", width_text(p->s->prompts[k].name, strlen(p->s->prompts[k].name)), count);
+        buf_char(p->out, '\n');
+    }
+}
+
+/* ---- positions ---- */
+
+static void show_at(const struct plan *p, int prompt, int width, const char *what, const int *at, int n)
+{
+    const struct bound_prompt *b = &p->jobs->prompts[prompt];
+    int run = 1;
+    while (run < n && at[run] == at[run - 1] + 1) run++;
+    buf_str(p->out, "  ");
+    pad(p->out, b->prompt->name, width);
+    buf_printf(p->out, "  tokens %4d  ", b->n_tokens);
+    pad(p->out, what, 12);
+    buf_printf(p->out, " → %-8s  %s\n", snippet_positions(p->mem, at, n), snippet_tokens(p->mem, b, at[0], at[run - 1]));
+}
+
+static bool is_span(const struct bound_prompt *b, const int *at, int n)
+{
+    int i;
+    for (i = 0; i < b->n_spans; i++)
+        if (b->spans[i].tok_start == at[0] && b->spans[i].tok_end == at[n - 1] + 1 && n == at[n - 1] - at[0] + 1) return true;
+    return false;
+}
+
+static void show_spans(const struct plan *p, int prompt, int width)
+{
+    const struct bound_prompt *b = &p->jobs->prompts[prompt];
+    int i, k, used;
+    for (i = 0; i < b->n_spans; i++) {
+        const struct span *s = &b->spans[i];
+        int n = s->tok_end - s->tok_start, *at = arena_array(p->mem, (size_t)n, sizeof *at);
+        for (k = 0; k < n; k++) at[k] = s->tok_start + k;
+        for (k = used = 0; k < b->n_spans; k++) used += strcmp(b->spans[k].name, s->name) == 0;
+        if (n) show_at(p, prompt, width, arena_printf(p->mem, used > 1 ? "slot %s %d" : "slot %s", s->name, s->nth), at, n);
+    }
+}
+
+/* Positions that operations name and that are no slot, once each. */
+static void show_edits(const struct plan *p, int first, int width)
+{
+    enum { ROWS = 12 };
+    struct map *seen = map_new();
+    int prompt = p->jobs->jobs[first].prompt, i, k, more = 0, rows = 0;
+    for (i = first; i < p->jobs->n && p->jobs->jobs[i].prompt == prompt; i++)
+        for (k = 0; k < p->jobs->jobs[i].n_ops; k++) {
+            const struct job_op *op = &p->jobs->jobs[i].ops[k];
+            if (is_span(&p->jobs->prompts[prompt], op->at, op->n_at)) continue;
+            if (map_put(seen, op->at, (size_t)op->n_at * sizeof *op->at, 0) >= 0) continue;
+            if (rows++ < ROWS)
+                show_at(p, prompt, width, "edited", op->at, op->n_at);
+            else
+                more++;
+        }
+    if (more) buf_printf(p->out, "  … and %d more stretches of this prompt\n", more);
+    map_free(seen);
+}
+
+static void show_positions(const struct plan *p)
+{
+    int i, width = 0, last = -1;
+    for (i = 0; i < p->s->n_prompts; i++) {
+        int w = width_text(p->s->prompts[i].name, strlen(p->s->prompts[i].name));
+        if (w > width) width = w;
+    }
+    buf_str(p->out, "positions\n");
+    for (i = 0; i < p->jobs->n; i++) {
+        if (p->jobs->jobs[i].prompt == last) continue;
+        last = p->jobs->jobs[i].prompt;
+        show_spans(p, last, width);
+        show_edits(p, i, width);
+    }
+}
+
+/* ---- cost ---- */
+
+static const char *bytes_text(arena *mem, double n)
+{
+    if (n < 1e6) return arena_printf(mem, "%.0f kB", n / 1e3);
+    return n < 1e9 ? arena_printf(mem, "%.1f MB", n / 1e6) : arena_printf(mem, "%.2f GB", n / 1e9);
+}
+
+/* Bytes of K and V of the moments of a job, when it generates all the tokens it may. */
+static double capture_bytes(const struct plan *p, const struct job *j)
+{
+    double n = p->jobs->prompts[j->prompt].n_tokens, tokens = 0;
+    if (j->moments & MOMENT_PREFILL) tokens += n - 1;
+    if (j->moments & MOMENT_EDITED) tokens += n - 1;
+    if (j->moments & MOMENT_END) tokens += n + p->s->decode.max_tokens - 1;
+    return tokens * (double)p->info->kv_bytes_per_token;
+}
+
+static void show_cost(const struct plan *p)
+{
+    struct map *prefills = map_new();
+    bool *needed = arena_array(p->mem, (size_t)p->s->n_prompts, sizeof *needed);
+    int i, k, n_prefill = 0, n_run = 0;
+    long tokens = 0;
+    double kv = 0;
+    for (i = 0; i < p->jobs->n; i++) {
+        const struct job *j = &p->jobs->jobs[i];
+        if (!runs(p, i)) continue;
+        n_run++;
+        kv += capture_bytes(p, j);
+        needed[j->prompt] = true;
+        for (k = 0; k < j->n_ops; k++)
+            if (j->ops[k].donor_prompt >= 0) needed[j->ops[k].donor_prompt] = true;
+    }
+    for (i = 0; i < p->s->n_prompts; i++) {
+        if (!needed[i] || map_put(prefills, p->jobs->prompts[i].sha256, 32, 0) >= 0) continue;
+        n_prefill++;
+        tokens += p->jobs->prompts[i].n_tokens;
+    }
+    buf_printf(p->out, "cost   %d prefill%s, %ld tokens · decode %d × %d tokens at most · KV to store %s raw\n", n_prefill,
+               n_prefill == 1 ? "" : "s", tokens, n_run, p->s->decode.max_tokens, bytes_text(p->mem, kv));
+    map_free(prefills);
+}
+
+void plan_text(const struct spec *s, const engine *en, const struct jobs *jobs, const bool *reuse, struct buf *out)
+{
+    enum { COLUMNS = 6, GRID_PROMPTS = 24 };
+    struct plan p = {s, engine_info(en), jobs, reuse, arena_new(), out};
+    int i, shown = s->n_prompts <= GRID_PROMPTS ? s->n_prompts : COLUMNS;
+    show_counts(&p);
+    for (i = 0; i < shown; i += COLUMNS) show_grid(&p, i, i + COLUMNS < shown ? i + COLUMNS - 1 : shown - 1);
+    if (shown < s->n_prompts) buf_printf(out, "  … and the same for %d more prompts\n", s->n_prompts - shown);
+    show_positions(&p);
+    show_cost(&p);
+    arena_free(p.mem);
+}
+
+/* ---- JSON ---- */
+
+static json_t *ints(const int *v, int n)
+{
+    json_t *a = json_array();
+    int i;
+    for (i = 0; i < n; i++) json_array_append_new(a, json_integer(v[i]));
+    return a;
+}
+
+static json_t *hex(const uint8_t h[32])
+{
+    char s[65];
+    int i;
+    for (i = 0; i < 32; i++) snprintf(s + 2 * i, 3, "%02x", h[i]);
+    return json_string(s);
+}
+
+static json_t *op_json(const struct spec *s, const struct job_op *op)
+{
+    static const char *const names[] = {"noop", "zero", "transplant", "mask"}, *const tensors[] = {"", "k", "v", "kv"};
+    json_t *o = json_pack("{s:s, s:s}", "op", names[op->op], "tensor", tensors[op->tensors & 3]);
+    json_object_set_new(o, "layers", ints(op->layers, op->n_layers));
+    json_object_set_new(o, "heads", ints(op->heads, op->n_heads));
+    json_object_set_new(o, "at", ints(op->at, op->n_at));
+    if (op->donor_prompt >= 0) {
+        json_t *from = json_pack("{s:s}", "prompt", s->prompts[op->donor_prompt].name);
+        json_object_set_new(from, "at", ints(op->donor_at, op->n_at));
+        json_object_set_new(o, "from", from);
+        json_object_set_new(o, "rope", json_string(op->rerotate ? "rerotate" : "keep"));
+    }
+    return o;
+}
+
+static json_t *job_json(const struct spec *s, const struct jobs *jobs, const bool *reuse, int i)
+{
+    const struct job *j = &jobs->jobs[i];
+    json_t *o = json_object(), *axes = json_object(), *ops = json_array();
+    int k;
+    for (k = 0; k < j->n_values; k++)
+        json_object_set_new(axes, s->axes[j->values[k].axis].name, json_string(j->values[k].text));
+    for (k = 0; k < j->n_ops; k++) json_array_append_new(ops, op_json(s, &j->ops[k]));
+    json_object_set_new(o, "label", json_string(j->label));
+    json_object_set_new(o, "key", hex(j->key));
+    json_object_set_new(o, "prompt", json_string(s->prompts[j->prompt].name));
+    json_object_set_new(o, "condition", json_string(j->condition_name));
+    json_object_set_new(o, "axes", axes);
+    json_object_set_new(o, "n_prompt", json_integer(jobs->prompts[j->prompt].n_tokens));
+    json_object_set_new(o, "ops", ops);
+    json_object_set_new(o, "same_as", j->same_as >= 0 ? json_string(jobs->jobs[j->same_as].label) : json_null());
+    json_object_set_new(o, "reuse", json_boolean(reuse && reuse[i]));
+    json_object_set_new(o, "key_json", json_string(j->key_json));
+    return o;
+}
+
+/* Appends v on one line; takes v. */
+static int add_json(struct buf *out, json_t *v, err *e)
+{
+    char *text = v ? json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+    json_decref(v);
+    if (!text) return err_set(e, ERR_INTERNAL, "the plan could not be written as JSON");
+    buf_str(out, text);
+    free(text);
+    return 0;
+}
+
+int plan_json(const struct spec *s, const engine *en, const struct jobs *jobs, const bool *reuse, struct buf *out, err *e)
+{
+    const struct engine_info *info = engine_info(en);
+    json_t *model =
+        json_pack("{s:s, s:s, s:s}", "path", s->model_path, "name", info->name ? info->name : "", "kv", info->kv_dtype);
+    int i;
+    json_object_set_new(model, "sha256", hex(info->sha256));
+    buf_str(out, "{\"experiment\":");
+    if (add_json(out, json_string(s->experiment), e)) {
+        json_decref(model);
+        return -1;
+    }
+    buf_str(out, ",\n\"model\":");
+    if (add_json(out, model, e)) return -1;
+    buf_str(out, ",\n\"jobs\":[");
+    for (i = 0; i < jobs->n; i++) { /* job by job: the tree of a large experiment would take gigabytes */
+        buf_str(out, i ? ",\n" : "\n");
+        if (add_json(out, job_json(s, jobs, reuse, i), e)) return -1;
+    }
+    buf_str(out, "\n]}\n");
+    return 0;
+}

@@ -1,0 +1,355 @@
+/* test_job.c: expansion, controls, captures and keys of jobs, against a made-up engine. */
+#include "fake_engine.h"
+
+#include "bound.h"
+
+#include <time.h>
+
+static struct bound b;
+
+static int setup(void **state)
+{
+    (void)state;
+    fake_reset();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    bound_free(&b);
+    fake_reset();
+    return 0;
+}
+
+#define HEAD "kvrun: 1\nexperiment: x\nmodel: { path: fake.gguf }\n"
+#define PAIR "prompts:\n  - name: [sf, ny]\n    slots: { city: [SF, NY] }\n    text: 'I go to {{city}} and stay.'\n"
+#define DECODE "decode: { greedy: true, max_tokens: 4, after_edit: rerun_last }\n"
+#define ZERO "{ op: zero, tensor: kv, layers: all, at: { slot: city }, when: finished_cache }"
+#define TRANSPLANT                                                                                                         \
+    "{ op: transplant, tensor: kv, layers: '0..9', at: { slot: city }, from: { prompt: other, condition: baseline, at: { " \
+    "slot: city "                                                                                                          \
+    "} }, when: finished_cache }"
+
+static const struct job *job_of(const char *label)
+{
+    int i;
+    for (i = 0; i < b.j->n; i++)
+        if (strcmp(b.j->jobs[i].label, label) == 0) return &b.j->jobs[i];
+    fail_msg("there is no job %s", label);
+    return NULL;
+}
+
+static void jobs_come_by_prompt_condition_and_axes_last_fastest(void **state)
+{
+    static const char *const want[] = {"sf/baseline",      "sf/zero/l=0/t=k",   "sf/zero/l=0/t=v",    "sf/zero/l=31/t=k",
+                                       "sf/zero/l=31/t=v", "sf/noop",           "sf/self_transplant", "ny/baseline",
+                                       "ny/zero/l=0/t=k",  "ny/zero/l=0/t=v",   "ny/zero/l=31/t=k",   "ny/zero/l=31/t=v",
+                                       "ny/noop",          "ny/self_transplant"};
+    int i;
+    (void)state;
+    bound_good(&b, HEAD PAIR "axes: { l: { layers: [0, -1] }, t: [k, v] }\nconditions:\n  - name: baseline\n  - name: zero\n"
+                             "    over: [t, l]\n    apply: [{ op: zero, tensor: $t, layers: [$l], at: { slot: city }, when: "
+                             "finished_cache }]\ncontrols: [noop, self_transplant]\n" DECODE);
+    assert_int_equal(b.j->n, sizeof want / sizeof *want);
+    for (i = 0; i < b.j->n; i++) assert_string_equal(b.j->jobs[i].label, want[i]);
+    assert_int_equal(b.j->jobs[3].ops[0].layers[0], 31);
+    assert_int_equal(b.j->jobs[3].ops[0].tensors, CACHE_K);
+    assert_int_equal(b.j->jobs[3].n_values, 2);
+    assert_string_equal(b.j->jobs[3].values[0].text, "31");
+    for (i = 0; i < b.j->n; i++) assert_int_equal(b.j->jobs[i].baseline, i < 7 ? 0 : 7);
+}
+
+static void an_operation_is_resolved_to_indices(void **state)
+{
+    const struct job_op *op;
+    (void)state;
+    bound_good(&b, HEAD PAIR "conditions:\n  - name: baseline\n  - name: t\n    apply: [" TRANSPLANT "]\n" DECODE);
+    assert_int_equal(b.j->n, 4);
+    op = &job_of("ny/t")->ops[0];
+    assert_int_equal(op->op, EDIT_TRANSPLANT);
+    assert_int_equal(op->tensors, CACHE_K | CACHE_V);
+    assert_int_equal(op->n_layers, 10);
+    assert_int_equal(op->layers[9], 9);
+    assert_int_equal(op->n_heads, 2);
+    assert_int_equal(op->n_at, 1);
+    assert_int_equal(op->at[0], 3);
+    assert_int_equal(op->donor_prompt, 0);
+    assert_int_equal(op->donor_at[0], 3);
+    assert_false(op->rerotate);
+    assert_int_equal(job_of("ny/t")->after, AFTER_RERUN_LAST);
+    assert_int_equal(job_of("ny/baseline")->after, AFTER_NONE);
+}
+
+static void controls_touch_every_edit_of_their_prompt_once(void **state)
+{
+    const struct job *noop, *self;
+    (void)state;
+    bound_good(&b, HEAD PAIR
+               "conditions:\n  - name: baseline\n  - name: zero\n    apply: [" ZERO "]\n  - name: t\n    apply: [" TRANSPLANT
+               "]\n  - name: mask\n    apply: [{ op: mask, layers: all, at: { slot: city }, when: finished_cache }]\n"
+               "controls: [noop, self_transplant]\n" DECODE);
+    noop = job_of("sf/noop");
+    self = job_of("sf/self_transplant");
+    assert_int_equal(noop->condition, -1);
+    assert_int_equal(noop->n_ops, 2); /* zero and mask touch the same; the transplant touches ten layers of it */
+    assert_int_equal(noop->ops[0].op, EDIT_NOOP);
+    assert_int_equal(noop->ops[0].n_layers, 32);
+    assert_int_equal(noop->ops[1].n_layers, 10);
+    assert_int_equal(noop->ops[1].donor_prompt, -1);
+    assert_int_equal(self->n_ops, 2);
+    assert_int_equal(self->ops[1].op, EDIT_TRANSPLANT);
+    assert_int_equal(self->ops[1].donor_prompt, 0);
+    assert_int_equal(self->ops[1].donor_at[0], self->ops[1].at[0]);
+    assert_memory_not_equal(noop->key, job_of("sf/baseline")->key, 32);
+    assert_int_equal(noop->after, AFTER_RERUN_LAST);
+}
+
+static void without_controls_asked_for_there_are_none(void **state)
+{
+    (void)state;
+    bound_good(&b, HEAD PAIR "conditions: [{ name: zero, apply: [" ZERO "] }]\n" DECODE);
+    assert_int_equal(b.j->n, 2);
+    assert_int_equal(b.j->jobs[0].baseline, -1);
+}
+
+static void a_slot_s_value_elsewhere_and_position_0_are_warned_of(void **state)
+{
+    (void)state;
+    bound_good(&b, HEAD "prompts:\n  - name: sf\n    slots: { city: SF }\n    text: '{{city}} it is: SFO is not SF.'\n"
+                        "conditions: [{ name: zero, apply: [" ZERO "] }]\n" DECODE);
+    assert_non_null(strstr(b.said, "warning W106: 'SF' also stands outside slot 'city' in prompt 'sf', at bytes 21..23"));
+    assert_non_null(strstr(b.said, "warning W107: position 0 of prompt 'sf' is edited"));
+    assert_int_equal(diag_warnings(b.d), 2);
+}
+
+static void captures_follow_their_conditions_and_never_a_control(void **state)
+{
+    (void)state;
+    bound_good(&b, HEAD PAIR
+               "conditions:\n  - name: baseline\n  - name: zero\n    apply: [" ZERO "]\ncontrols: [noop]\n" DECODE
+               "capture:\n  kv:\n    - { of: [baseline], moments: [prefill] }\n    - { of: [zero], moments: [edited, end] }\n");
+    assert_int_equal(job_of("sf/baseline")->moments, MOMENT_PREFILL);
+    assert_int_equal(job_of("sf/zero")->moments, MOMENT_EDITED | MOMENT_END);
+    assert_int_equal(job_of("sf/noop")->moments, 0);
+}
+
+static void labels_with_one_key_run_once_and_capture_for_both(void **state)
+{
+    (void)state;
+    bound_good(&b, HEAD PAIR "conditions:\n  - name: baseline\n  - name: again\n  - name: zero\n    apply: [" ZERO "]\n" DECODE
+                             "capture:\n  kv:\n    - { of: [again], moments: [end] }\n");
+    assert_int_equal(job_of("sf/baseline")->same_as, -1);
+    assert_int_equal(job_of("sf/again")->same_as, 0);
+    assert_int_equal(job_of("ny/again")->same_as, 3);
+    assert_int_equal(job_of("ny/again")->baseline, 3);
+    assert_int_equal(job_of("sf/zero")->same_as, -1);
+    assert_int_equal(job_of("sf/baseline")->moments, MOMENT_END);
+    assert_memory_equal(job_of("sf/again")->key, job_of("sf/baseline")->key, 32);
+}
+
+/* ---- keys ---- */
+
+/* SHA-256 of the ids 5 6 7 8 as little-endian 32-bit numbers, and of the JSON that names their cache, by Python's hashlib. */
+#define IDS "f3e0813c89d0991f07fbb5027a68c0cb809e1effc0c1e8974664bd2e57b50024"
+#define CACHE "76442daa2539647d51577389c0931dd5ebc1a7e74fb8899738ba1a87d41a2725"
+#define AA "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+#define BB "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+
+static void a_key_is_the_hash_of_what_can_change_the_answer(void **state)
+{
+    (void)state;
+    bound_good(
+        &b,
+        HEAD "prompts:\n  - { name: a, tokens: [5, 6, 7, 8] }\nconditions:\n  - name: baseline\n  - name: t\n    apply:\n"
+             "      - { op: zero, tensor: v, layers: [0, '2..3'], heads: [1], at: { tokens: [0, 2] }, when: finished_cache }\n"
+             "      - { op: transplant, tensor: kv, layers: all, at: { tokens: [1] }, from: { prompt: a, condition: baseline, "
+             "at: { tokens: [2] } }, rope: rerotate, when: finished_cache }\n" DECODE);
+    assert_string_equal(job_of("a/baseline")->key_json,
+                        "{\"decode\":{\"greedy\":true,\"max_tokens\":4,\"stop\":[0,2]},"
+                        "\"ids\":\"sha256:" IDS "\",\"kv\":\"f32\",\"model\":\"sha256:" AA "\",\"ops\":[],\"seed\":0,"
+                        "\"tokenizer\":\"sha256:" BB "\",\"v\":1}");
+    assert_string_equal(
+        job_of("a/t")->key_json,
+        "{\"decode\":{\"after_edit\":\"rerun_last\",\"greedy\":true,\"max_tokens\":4,\"stop\":[0,2]},\"ids\":\"sha256:" IDS
+        "\",\"kv\":\"f32\",\"model\":\"sha256:" AA
+        "\",\"ops\":[{\"at\":[0,2],\"heads\":[[1,1]],\"layers\":[[0,0],[2,3]],\"op\":\"zero\",\"tensor\":\"v\",\"when\":"
+        "\"finished_cache\"},{\"at\":[1],\"from\":{\"at\":[2],\"cache\":\"sha256:" CACHE
+        "\"},\"heads\":\"all\",\"layers\":[[0,31]],\"op\":\"transplant\",\"rope\":\"rerotate\",\"tensor\":\"kv\",\"when\":"
+        "\"finished_cache\"}],\"seed\":0,\"tokenizer\":\"sha256:" BB "\",\"v\":1}");
+}
+
+/* The key of the job `label` of a spec. */
+static void key_of(const char *yaml, const char *label, uint8_t key[32])
+{
+    bound_good(&b, yaml);
+    memcpy(key, job_of(label)->key, 32);
+}
+
+static void names_titles_and_captures_do_not_change_a_key(void **state)
+{
+    uint8_t first[32], second[32];
+    (void)state;
+    key_of(HEAD PAIR "conditions:\n  - name: baseline\n  - name: zero\n    apply: [" ZERO "]\n" DECODE, "sf/zero", first);
+    key_of("kvrun: 1\nexperiment: y\ntitle: other\nmodel: { path: other.gguf }\nprompts:\n  - name: p\n    slots: { c: SF }\n"
+           "    text: 'I go to {{c}} and stay.'\nconditions:\n  - name: z\n    apply: [{ op: zero, tensor: kv, layers: "
+           "'0..31', heads: "
+           "[0, 1], at: { tokens: [3] }, when: finished_cache }]\n" DECODE "capture: { kv: [{ of: [z], moments: [end] }] }\n",
+           "p/z", second);
+    assert_memory_equal(first, second, 32);
+}
+
+static void whatever_can_change_the_answer_changes_the_key(void **state)
+{
+    static const char *const specs[] = {
+        HEAD PAIR "conditions: [{ name: z, apply: [" ZERO "] }]\n" DECODE,
+        HEAD PAIR "conditions: [{ name: z, apply: [" ZERO ", " ZERO "] }]\n" DECODE,
+        HEAD PAIR "conditions: [{ name: z, apply: [" ZERO
+                  "] }]\ndecode: { greedy: true, max_tokens: 5, after_edit: rerun_last }\n",
+        HEAD PAIR "conditions: [{ name: z, apply: [" ZERO
+                  "] }]\ndecode: { greedy: true, max_tokens: 4, after_edit: reuse_logits }\n",
+        HEAD PAIR "conditions: [{ name: z, apply: [" ZERO
+                  "] }]\ndecode: { greedy: true, max_tokens: 4, stop: none, after_edit: rerun_last }\n",
+        HEAD PAIR "conditions: [{ name: baseline }, { name: z, apply: [" TRANSPLANT "] }]\n" DECODE,
+        HEAD PAIR "conditions: [{ name: z, apply: [{ op: zero, tensor: k, layers: all, at: { slot: city }, when: "
+                  "finished_cache }] }]\n" DECODE,
+        HEAD PAIR "conditions: [{ name: z, apply: [{ op: mask, tensor: kv, layers: all, at: { slot: city }, when: "
+                  "finished_cache }] }]\n" DECODE,
+        HEAD PAIR "conditions: [{ name: z, apply: [{ op: zero, tensor: kv, layers: [1], at: { slot: city }, when: "
+                  "finished_cache }] }]\n" DECODE,
+        HEAD PAIR "conditions: [{ name: z, apply: [{ op: zero, tensor: kv, layers: all, heads: [1], at: { slot: city }, when: "
+                  "finished_cache }] }]\n" DECODE,
+        HEAD PAIR
+        "conditions: [{ name: z, apply: [{ op: zero, tensor: kv, layers: all, at: { tokens: [2] }, when: finished_cache }] "
+        "}]\n" DECODE,
+        HEAD "prompts:\n  - name: [sf, ny]\n    slots: { city: [LA, NY] }\n    text: 'I go to {{city}} and stay.'\n"
+             "conditions: [{ name: z, apply: [" ZERO "] }]\n" DECODE,
+        HEAD PAIR "conditions: [{ name: z }]\n" DECODE,
+    };
+    enum { N = sizeof specs / sizeof *specs };
+    uint8_t keys[N + 2][32];
+    int i, k;
+    (void)state;
+    for (i = 0; i < N; i++) key_of(specs[i], "sf/z", keys[i]);
+    fake.info.sha256[31] ^= 1;
+    key_of(specs[0], "sf/z", keys[N]);
+    fake.info.tokenizer_sha256[0] ^= 1;
+    key_of(specs[0], "sf/z", keys[N + 1]);
+    for (i = 0; i < N + 2; i++)
+        for (k = 0; k < i; k++)
+            if (memcmp(keys[i], keys[k], 32) == 0) fail_msg("variants %d and %d have one key", k, i);
+}
+
+static void a_donor_counts_by_its_cache_and_not_by_decode_settings(void **state)
+{
+    char *first;
+    (void)state;
+    bound_good(&b, HEAD PAIR "conditions: [{ name: baseline }, { name: t, apply: [" TRANSPLANT "] }]\n" DECODE);
+    first = strstr(job_of("sf/t")->key_json, "\"from\"");
+    assert_non_null(first);
+    assert_non_null(strstr(first, "\"cache\":\"sha256:"));
+    assert_null(strstr(first, "\"rope\""));
+    first = arena_strdup(b.mem, first);
+    assert_string_equal(first, strstr(job_of("sf/t")->key_json, "\"from\""));
+}
+
+static void the_last_token_may_be_edited_with_reuse_logits(void **state)
+{
+    static const char last[] =
+        HEAD PAIR "conditions: [{ name: z, apply: [{ op: zero, tensor: kv, layers: all, at: { tokens: [-1] }, when: "
+                  "finished_cache }] }]\ndecode: { greedy: true, max_tokens: 4, after_edit: ";
+    char text[1024];
+    (void)state;
+    snprintf(text, sizeof text, "%sreuse_logits }\n", last);
+    bound_good(&b, text);
+    snprintf(text, sizeof text, "%srerun_last }\n", last);
+    bound_make(&b, text);
+    assert_null(b.j);
+    assert_non_null(strstr(b.said, "error E340"));
+}
+
+static void different_positions_need_rope_only_where_keys_move(void **state)
+{
+    static const char spec[] =
+        HEAD PAIR "conditions: [{ name: baseline }, { name: t, apply: [{ op: transplant, tensor: %s, layers: all, at: { "
+                  "slot: city }, from: { prompt: other, condition: "
+                  "baseline, at: { tokens: [1] } }, when: finished_cache%s }] }]\n" DECODE;
+    char text[1024];
+    (void)state;
+    snprintf(text, sizeof text, spec, "kv", "");
+    bound_make(&b, text);
+    assert_null(b.j);
+    assert_non_null(strstr(b.said, "error E323"));
+    snprintf(text, sizeof text, spec, "v", "");
+    bound_good(&b, text);
+    snprintf(text, sizeof text, spec, "kv", ", rope: rerotate");
+    bound_good(&b, text);
+    assert_true(job_of("sf/t")->ops[0].rerotate);
+    assert_non_null(strstr(job_of("sf/t")->key_json, "\"rope\":\"rerotate\""));
+    snprintf(text, sizeof text, spec, "kv", ", rope: keep");
+    bound_good(&b, text);
+    assert_non_null(strstr(job_of("sf/t")->key_json, "\"rope\":\"keep\""));
+}
+
+/* ---- size ---- */
+
+static void a_hundred_thousand_jobs_expand_in_seconds(void **state)
+{
+    struct buf spec = {0};
+    struct timespec t0, t1;
+    double s;
+    int i;
+    (void)state;
+    buf_str(&spec, HEAD "prompts:\n");
+    for (i = 0; i < 21; i++)
+        buf_printf(&spec, "  - { name: p%d, text: 'a%d b c d e f g h i j k l m n o p q r s t u v w x y z' }\n", i, i);
+    buf_str(&spec, "axes:\n  layer: { layers: all }\n  tensor: [k, v, kv]\n  pos: [0");
+    for (i = 1; i < 25; i++) buf_printf(&spec, ", %d", i);
+    buf_str(&spec, "]\n  head: [0, 1]\nconditions:\n  - name: baseline\n  - name: zero\n    over: [layer, tensor, pos, head]\n"
+                   "    apply: [{ op: zero, tensor: $tensor, layers: [$layer], heads: [$head], at: { tokens: [$pos] }, when: "
+                   "finished_cache }]\n" DECODE);
+    clock_gettime(CLOCK_MONOTONIC, &t0);
+    bound_good(&b, spec.p);
+    clock_gettime(CLOCK_MONOTONIC, &t1);
+    s = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) / 1e9;
+    print_message("%d jobs in %.2f s\n", b.j->n, s);
+    assert_int_equal(b.j->n, 21 * (1 + 32 * 3 * 25 * 2));
+    assert_true(s < 30); /* under 2 s in a release build; sanitizers on a busy machine take longer */
+    buf_free(&spec);
+}
+
+static void too_many_jobs_are_refused_before_they_are_made(void **state)
+{
+    struct buf spec = {0};
+    int i;
+    (void)state;
+    buf_str(&spec, HEAD PAIR "axes:\n");
+    for (i = 0; i < 8; i++) buf_printf(&spec, "  a%d: { layers: all }\n", i);
+    buf_str(&spec, "conditions:\n  - name: z\n    over: [a0, a1, a2, a3, a4, a5, a6, a7]\n    apply: [" ZERO "]\n" DECODE);
+    bound_make(&b, spec.p);
+    buf_free(&spec);
+    assert_null(b.j);
+    assert_non_null(strstr(b.said, "error E351: with condition 'z' there are more than 1000000 jobs"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(jobs_come_by_prompt_condition_and_axes_last_fastest, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_operation_is_resolved_to_indices, setup, teardown),
+        cmocka_unit_test_setup_teardown(controls_touch_every_edit_of_their_prompt_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(without_controls_asked_for_there_are_none, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_slot_s_value_elsewhere_and_position_0_are_warned_of, setup, teardown),
+        cmocka_unit_test_setup_teardown(captures_follow_their_conditions_and_never_a_control, setup, teardown),
+        cmocka_unit_test_setup_teardown(labels_with_one_key_run_once_and_capture_for_both, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_key_is_the_hash_of_what_can_change_the_answer, setup, teardown),
+        cmocka_unit_test_setup_teardown(names_titles_and_captures_do_not_change_a_key, setup, teardown),
+        cmocka_unit_test_setup_teardown(whatever_can_change_the_answer_changes_the_key, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_donor_counts_by_its_cache_and_not_by_decode_settings, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_last_token_may_be_edited_with_reuse_logits, setup, teardown),
+        cmocka_unit_test_setup_teardown(different_positions_need_rope_only_where_keys_move, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_hundred_thousand_jobs_expand_in_seconds, setup, teardown),
+        cmocka_unit_test_setup_teardown(too_many_jobs_are_refused_before_they_are_made, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
