@@ -2,6 +2,7 @@
 #include "tokenizer_impl.h"
 
 #include <limits.h>
+#include <math.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,29 +19,19 @@ static int check_type(int32_t type, size_t id, err *e)
     return err_set(e, ERR_ENV, "tokenizer.ggml.token_type: token %zu has the unknown type %d", id, (int)type);
 }
 
-/* Tokens that merges make are spelled byte by byte, the others are written as they are. A normal token with characters
-   that stand for no byte is its own text when decoded, and never the result of encoding. */
-static void set_token(struct vocab *v, int id, struct gguf_str s, enum token_type type)
+/* *out stays -1 when the key is not there. */
+static int load_id(const gguf *g, const char *key, int n_vocab, int *out, err *e)
 {
-    struct vocab_token *t = &v->t[id];
-    char *copy = arena_strndup(v->a, s.p, s.n);
-    int n = (int)s.n, spelled = -1;
-    t->type = type;
-    t->key = t->bytes = copy;
-    if (type != TOKEN_CONTROL && type != TOKEN_USER && type != TOKEN_UNKNOWN) {
-        char *bytes = arena_alloc(v->a, s.n + 1);
-        spelled = tokenizer_vocab_unspell(copy, n, bytes);
-        if (spelled < 0)
-            t->key = NULL;
-        else
-            t->key = t->bytes = bytes;
-    }
-    if (type == TOKEN_UNKNOWN) t->key = NULL;
-    t->n_bytes = spelled < 0 ? n : spelled;
-    t->n_key = t->key ? t->n_bytes : 0;
+    uint64_t id;
+    *out = -1;
+    if (!gguf_has(g, key)) return 0;
+    if (gguf_u64(g, key, &id, e)) return -1;
+    if (id >= (uint64_t)n_vocab) return err_set(e, ERR_ENV, "%s is %llu of %d tokens", key, (unsigned long long)id, n_vocab);
+    *out = (int)id;
+    return 0;
 }
 
-static int load_tokens(tokenizer *t, const gguf *g, err *e)
+static int load_tokens(tokenizer *t, const gguf *g, enum spelling spelling, err *e)
 {
     struct gguf_str *text = NULL;
     int32_t *type = NULL;
@@ -58,15 +49,11 @@ static int load_tokens(tokenizer *t, const gguf *g, err *e)
             goto out;
         }
     }
-    t->vocab.n = (int)n;
-    t->vocab.t = arena_array(t->vocab.a, n, sizeof *t->vocab.t);
+    tokenizer_vocab_new(&t->vocab, (int)n, spelling);
+    if (load_id(g, "tokenizer.ggml.unknown_token_id", (int)n, &t->vocab.unk, e)) goto out;
     for (i = 0; i < n; i++) {
         if (type && check_type(type[i], i, e)) goto out;
-        if (text[i].n > INT_MAX / 4) {
-            err_set(e, ERR_ENV, "token %zu has %zu bytes", i, text[i].n);
-            goto out;
-        }
-        set_token(&t->vocab, (int)i, text[i], type ? (enum token_type)type[i] : TOKEN_NORMAL);
+        if (tokenizer_vocab_set(&t->vocab, (int)i, text[i], type ? (enum token_type)type[i] : TOKEN_NORMAL, e)) goto out;
     }
     rc = tokenizer_vocab_index(&t->vocab, e);
 out:
@@ -84,18 +71,6 @@ static int load_merges(tokenizer *t, const gguf *g, err *e)
     rc = tokenizer_bpe_load(&t->bpe, &t->vocab, merges, n, e);
     free(merges);
     return rc;
-}
-
-/* *out stays -1 when the key is not there. */
-static int load_id(const gguf *g, const char *key, int n_vocab, int *out, err *e)
-{
-    uint64_t id;
-    *out = -1;
-    if (!gguf_has(g, key)) return 0;
-    if (gguf_u64(g, key, &id, e)) return -1;
-    if (id >= (uint64_t)n_vocab) return err_set(e, ERR_ENV, "%s is %llu of %d tokens", key, (unsigned long long)id, n_vocab);
-    *out = (int)id;
-    return 0;
 }
 
 static int compare_ints(const void *a, const void *b)
@@ -153,7 +128,72 @@ static int load_bpe(tokenizer *t, const gguf *g, err *e)
     snprintf(t->kind, sizeof t->kind, "bpe:%.*s", traits.n_name, traits.name);
     t->bpe.ignore_merges = traits.ignore_merges;
     t->add_bos = traits.add_bos;
-    return load_tokens(t, g, e) || load_merges(t, g, e) ? -1 : 0;
+    t->piece = tokenizer_bpe_piece;
+    return load_tokens(t, g, SPELLING_BYTES, e) || load_merges(t, g, e) ? -1 : 0;
+}
+
+static int load_scores(tokenizer *t, const gguf *g, err *e)
+{
+    size_t n, i;
+    if (gguf_f32s(g, "tokenizer.ggml.scores", &t->score, &n, e)) return -1;
+    if (n != (size_t)t->vocab.n)
+        return err_set(e, ERR_ENV, "tokenizer.ggml.scores has %zu entries for %d tokens", n, t->vocab.n);
+    for (i = 0; i < n; i++)
+        if (!isfinite(t->score[i]))
+            return err_set(e, ERR_ENV, "tokenizer.ggml.scores: the score of token %zu is not finite", i);
+    return 0;
+}
+
+/* Integers in the order of the scores, the greatest score first: the bits of a float, turned so that they compare. */
+static void set_ranks(tokenizer *t)
+{
+    int i;
+    t->rank = mem_array((size_t)t->vocab.n, sizeof *t->rank);
+    for (i = 0; i < t->vocab.n; i++) {
+        float f = t->score[i] + 0.0f; /* -0 is 0 */
+        uint32_t bits;
+        memcpy(&bits, &f, sizeof bits);
+        t->rank[i] = bits >> 31 ? bits : ~(bits | 0x80000000u);
+    }
+}
+
+/* The text gets a space in front, after each special token too, unless the file says no. */
+static int load_spaces(tokenizer *t, const gguf *g, err *e)
+{
+    static const char prefix_key[] = "tokenizer.ggml.add_space_prefix";
+    static const char collapse_key[] = "tokenizer.ggml.remove_extra_whitespaces";
+    bool prefix = true, collapse = false;
+    if (gguf_has(g, prefix_key) && gguf_bool(g, prefix_key, &prefix, e)) return -1;
+    if (gguf_has(g, collapse_key) && gguf_bool(g, collapse_key, &collapse, e)) return -1;
+    t->fuse_unk = true;
+    t->norm.op[t->norm.n++] = (struct norm_op){.kind = NORM_REPLACE, .from = "\xe2\x96\x81", .to = " "};
+    if (collapse) t->norm.op[t->norm.n++] = (struct norm_op){.kind = NORM_COLLAPSE};
+    if (prefix) t->norm.op[t->norm.n++] = (struct norm_op){.kind = NORM_PREPEND, .to = " "};
+    return load_tokens(t, g, SPELLING_SPACES, e) || load_scores(t, g, e) ? -1 : 0;
+}
+
+static int load_spm(tokenizer *t, const gguf *g, err *e)
+{
+    snprintf(t->kind, sizeof t->kind, "spm");
+    t->add_bos = true;
+    t->piece = tokenizer_bpe_piece;
+    if (load_spaces(t, g, e)) return -1;
+    set_ranks(t);
+    return 0;
+}
+
+static int load_unigram(tokenizer *t, const gguf *g, err *e)
+{
+    static const char charsmap[] = "tokenizer.ggml.precompiled_charsmap";
+    int i;
+    snprintf(t->kind, sizeof t->kind, "unigram");
+    t->piece = tokenizer_unigram_piece;
+    if (gguf_has(g, charsmap) && gguf_array_len(g, charsmap) != 0)
+        return err_set(e, ERR_ENV, "%s: this kind of normalisation is not supported", charsmap);
+    if (load_spaces(t, g, e)) return -1;
+    for (i = 0; i < t->vocab.n; i++)
+        if (t->vocab.t[i].type == TOKEN_NORMAL && t->score[i] < t->min_score) t->min_score = t->score[i];
+    return 0;
 }
 
 static bool is(struct gguf_str s, const char *word)
@@ -194,6 +234,13 @@ static int set_sha256(tokenizer *t, err *e)
         hash_u32(c, (uint32_t)t->bpe.merge[k].right);
         hash_u32(c, (uint32_t)t->bpe.merge[k].id);
     }
+    for (i = 0; t->score && i < t->vocab.n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &t->score[i], sizeof bits);
+        hash_u32(c, bits);
+    }
+    for (i = 0; i < t->norm.n; i++) hash_u32(c, (uint32_t)t->norm.op[i].kind);
+    hash_u32(c, (uint32_t)t->vocab.unk);
     hash_u32(c, t->add_bos);
     hash_u32(c, (uint32_t)t->bos);
     hash_u32(c, (uint32_t)t->eos);
@@ -205,19 +252,25 @@ static int set_sha256(tokenizer *t, err *e)
 
 int tokenizer_load(tokenizer **out, const gguf *g, err *e)
 {
+    static const struct {
+        const char *name;
+        int (*load)(tokenizer *t, const gguf *g, err *e);
+    } models[] = {{"gpt2", load_bpe}, {"llama", load_spm}, {"t5", load_unigram}};
+    const size_t n_models = sizeof models / sizeof *models;
     struct gguf_str model;
     tokenizer *t;
+    size_t i;
     int rc;
     *out = NULL;
     if (!gguf_has(g, "tokenizer.ggml.model")) return 0;
     if (gguf_string(g, "tokenizer.ggml.model", &model, e)) return -1;
     if (is(model, "no_vocab") || is(model, "none")) return 0;
-    if (!is(model, "gpt2"))
-        return err_set(e, ERR_ENV, "tokenizer model '%.*s' is not known; known are: gpt2", model.n > 80 ? 80 : (int)model.n,
-                       model.p);
+    for (i = 0; i < n_models && !is(model, models[i].name);) i++;
+    if (i == n_models)
+        return err_set(e, ERR_ENV, "tokenizer model '%.*s' is not known; known are: gpt2 llama t5",
+                       model.n > 80 ? 80 : (int)model.n, model.p);
     t = mem_alloc(sizeof *t);
-    t->vocab.a = arena_new();
-    rc = load_bpe(t, g, e) || load_ids(t, g, e) || set_sha256(t, e) ? -1 : 0;
+    rc = models[i].load(t, g, e) || load_ids(t, g, e) || set_sha256(t, e) ? -1 : 0;
     if (rc)
         tokenizer_free(t);
     else
@@ -231,6 +284,8 @@ void tokenizer_free(tokenizer *t)
     tokenizer_pre_free(t->pre);
     tokenizer_bpe_free(&t->bpe);
     arena_free(t->vocab.a);
+    free(t->rank);
+    free(t->score);
     free(t->stop);
     free(t);
 }
@@ -240,18 +295,41 @@ void tokenizer_free(tokenizer *t)
 void tokenizer_emit(struct tokenizer_job *j, int id, int start, int end)
 {
     if (j->out.n == j->cap) {
-        j->cap = j->cap ? j->cap * 2 : 64; /* at most one token per byte: no overflow */
+        j->cap = j->cap ? j->cap * 2 : 64; /* at most one token per byte of a normalised text: no overflow */
         j->out.t = mem_grow(j->out.t, (size_t)j->cap, sizeof *j->out.t);
     }
-    j->out.t[j->out.n++] = (struct token){.id = id, .start = j->base + start, .end = j->base + end};
+    start = j->at ? j->at[start] : j->base + start;
+    end = j->at ? j->at[end] : j->base + end;
+    j->out.t[j->out.n++] = (struct token){.id = id, .start = start, .end = end};
+}
+
+int tokenizer_emit_unknown(struct tokenizer_job *j, int start, int end)
+{
+    const struct vocab *v = &j->t->vocab;
+    int i, missing = start;
+    while (missing < end && v->byte[(unsigned char)j->text[missing]] >= 0) missing++;
+    if (missing == end) {
+        for (i = start; i < end; i++) tokenizer_emit(j, v->byte[(unsigned char)j->text[i]], i, i + 1);
+        return 0;
+    }
+    if (v->spelling == SPELLING_BYTES || v->unk < 0) /* the unknown token of byte-level files is a special one */
+        return err_set(j->e, ERR_FAIL, "the vocabulary has no token for byte 0x%02x, at %d of the text",
+                       (unsigned char)j->text[missing], j->at ? j->at[missing] : j->base + missing);
+    if (j->t->fuse_unk && j->out.n && j->out.n == j->after_unknown)
+        j->out.t[j->out.n - 1].end = j->at ? j->at[end] : j->base + end;
+    else
+        tokenizer_emit(j, v->unk, start, end);
+    j->after_unknown = j->out.n;
+    return 0;
 }
 
 static int encode_segment(struct tokenizer_job *j, const char *text, int start, int end)
 {
-    if (start == end) return 0;
-    j->text = text + start;
-    j->base = start;
-    return tokenizer_pre_split(j->t->pre, j->text, end - start, tokenizer_bpe_piece, j);
+    int n = end - start;
+    if (n == 0) return 0;
+    if (tokenizer_norm_apply(j, text + start, n, start, &n)) return -1;
+    if (n == 0) return 0;
+    return j->t->pre ? tokenizer_pre_split(j->t->pre, j->text, n, j->t->piece, j) : j->t->piece(j, 0, n);
 }
 
 static int encode_text(struct tokenizer_job *j, const char *text, int n)
@@ -261,25 +339,44 @@ static int encode_text(struct tokenizer_job *j, const char *text, int n)
     while ((s = tokenizer_vocab_special(&j->t->vocab, text, done, n, &at))) {
         if (encode_segment(j, text, done, at)) return -1;
         j->base = 0;
+        j->at = NULL;
         tokenizer_emit(j, s->id, at, at + s->n);
         done = at + s->n;
     }
     return encode_segment(j, text, done, n);
 }
 
+/* Text that normalisation dropped belongs to the token after it, at the end to the last one. */
+static void close_gaps(struct tokens *out, int first, int n_text)
+{
+    int i, at = 0;
+    for (i = first; i < out->n; i++) {
+        out->t[i].start = at;
+        at = out->t[i].end;
+    }
+    if (out->n > first) out->t[out->n - 1].end = n_text;
+}
+
 int tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags, struct tokens *out, err *e)
 {
     struct tokenizer_job j = {.t = t, .e = e};
-    int rc;
+    int rc, i, n_bos;
     *out = (struct tokens){0};
     if (n > TEXT_MAX) return err_set(e, ERR_INPUT, "a text of %zu bytes; at most %d can be tokenised", n, TEXT_MAX);
     if (flags & TOKENIZE_BOS) {
         if (t->bos < 0) return err_set(e, ERR_INPUT, "the tokenizer has no BOS token");
         tokenizer_emit(&j, t->bos, 0, 0);
     }
+    n_bos = j.out.n;
     rc = encode_text(&j, text, (int)n);
+    if (!rc) close_gaps(&j.out, n_bos, (int)n);
+    for (i = 0; i < 2; i++) {
+        buf_free(&j.norm[i].text);
+        free(j.norm[i].at);
+    }
     free(j.sym);
     free(j.heap);
+    free(j.lattice);
     if (rc)
         free(j.out.t);
     else

@@ -1,4 +1,5 @@
-/* tokenizer_bpe.c: byte pair encoding of one piece (Sennrich et al. 2016, byte-level as in GPT-2).
+/* tokenizer_bpe.c: byte pair encoding of one piece (Sennrich et al. 2016): byte-level as in GPT-2, with ranked merges, or
+ * SentencePiece's kind, where any two neighbours merge that make a token, the one with the best score first.
  *
  * The pair of neighbours with the best rank is merged, the leftmost first, until no pair has a rank. A heap of pairs over
  * a doubly linked list of symbols makes this O(n log n); pairs that went stale are recognised when they are taken out.
@@ -98,11 +99,31 @@ static uint64_t heap_pop(struct tokenizer_job *j)
     return top;
 }
 
-static void push_pair(struct tokenizer_job *j, int left)
+enum { NO_RANK = -1 };
+
+/* Rank of the pair and the token it becomes, or NO_RANK. */
+static int64_t pair_rank(const struct tokenizer_job *j, const struct symbol *l, const struct symbol *r, int *id)
 {
     int rank;
+    if (j->t->rank) {
+        int n = r->end - l->start;
+        *id = n > j->t->vocab.max_key ? -1 : tokenizer_vocab_find(&j->t->vocab, j->text + l->start, n);
+        if (*id < 0) return NO_RANK;
+        return j->t->rank[*id];
+    }
+    if (j->t->bpe.n == 0) return NO_RANK;
+    rank = *find_slot(&j->t->bpe, l->id, r->id);
+    if (rank < 0) return NO_RANK;
+    *id = j->t->bpe.merge[rank].id;
+    return rank;
+}
+
+static void push_pair(struct tokenizer_job *j, int left)
+{
+    int64_t rank;
+    int id;
     if (left < 0 || j->sym[left].next < 0) return;
-    rank = *find_slot(&j->t->bpe, j->sym[left].id, j->sym[j->sym[left].next].id);
+    rank = pair_rank(j, &j->sym[left], &j->sym[j->sym[left].next], &id);
     if (rank >= 0) heap_push(j, (uint64_t)rank << 32 | (uint32_t)left);
 }
 
@@ -115,47 +136,66 @@ static void room(struct tokenizer_job *j, int n)
     j->heap = mem_grow(j->heap, 3 * j->cap_sym, sizeof *j->heap);
 }
 
+/* A pair taken from the heap counts only if the symbols there now have that very rank. */
 static void merge_all(struct tokenizer_job *j)
 {
     while (j->n_heap) {
         uint64_t top = heap_pop(j);
-        int left = (int)(uint32_t)top, right;
-        const struct bpe_merge *m = &j->t->bpe.merge[top >> 32];
-        struct symbol *s = &j->sym[left];
-        right = s->next;
-        if (right < 0 || s->id != m->left || j->sym[right].id != m->right) continue;
-        s->id = m->id;
-        s->end = j->sym[right].end;
-        s->next = j->sym[right].next;
+        int left = (int)(uint32_t)top, id;
+        struct symbol *s = &j->sym[left], *right;
+        if (s->next < 0) continue;
+        right = &j->sym[s->next];
+        if (pair_rank(j, s, right, &id) != (int64_t)(top >> 32)) continue;
+        s->id = id;
+        s->end = right->end;
+        s->next = right->next;
         if (s->next >= 0) j->sym[s->next].prev = left;
-        j->sym[right].id = -1;
-        j->sym[right].next = -1;
+        right->next = -1; /* merged away: no pair begins here any more */
         push_pair(j, s->prev);
         push_pair(j, left);
     }
 }
 
-int tokenizer_bpe_piece(struct tokenizer_job *j, int start, int end)
+/* Bytes, or characters, of the piece. Without a token they stay as symbols that merge with nothing, or only by text. */
+static int first_symbols(struct tokenizer_job *j, int start, int end)
 {
     const struct vocab *v = &j->t->vocab;
-    int n = end - start, i;
-    if (j->t->bpe.ignore_merges || n == 1) {
-        int id = tokenizer_vocab_find(v, j->text + start, n);
+    int at = start, n = 0, len, id;
+    for (; at < end; at += len, n++) {
+        if (v->spelling == SPELLING_BYTES) {
+            len = 1;
+            id = v->byte[(unsigned char)j->text[at]];
+        } else {
+            len = utf8_len(j->text + at, (size_t)(end - at));
+            if (len == 0) len = 1;
+            id = tokenizer_vocab_find(v, j->text + at, len);
+        }
+        j->sym[n] = (struct symbol){.id = id, .start = at, .end = at + len, .prev = n - 1, .next = n + 1};
+    }
+    j->sym[n - 1].next = -1;
+    return n;
+}
+
+int tokenizer_bpe_piece(struct tokenizer_job *j, int start, int end)
+{
+    int n, i;
+    if (j->t->bpe.ignore_merges) {
+        int id = tokenizer_vocab_find(&j->t->vocab, j->text + start, end - start);
         if (id >= 0) {
             tokenizer_emit(j, id, start, end);
             return 0;
         }
     }
-    room(j, n);
-    for (i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)j->text[start + i];
-        if (v->byte[c] < 0)
-            return err_set(j->e, ERR_FAIL, "the vocabulary has no token for byte 0x%02x, at %d of the text", c,
-                           j->base + start + i);
-        j->sym[i] = (struct symbol){v->byte[c], start + i, start + i + 1, i - 1, i + 1 < n ? i + 1 : -1};
-    }
+    room(j, end - start);
+    n = first_symbols(j, start, end);
     for (i = 0; i < n; i++) push_pair(j, i);
     merge_all(j);
-    for (i = 0; i >= 0; i = j->sym[i].next) tokenizer_emit(j, j->sym[i].id, j->sym[i].start, j->sym[i].end);
+    for (i = 0; i >= 0; i = j->sym[i].next) {
+        const struct symbol *s = &j->sym[i];
+        if (s->id >= 0)
+            tokenizer_emit(j, s->id, s->start, s->end);
+        else if (tokenizer_emit_unknown(j, s->start, s->end))
+            return -1;
+    }
     return 0;
 }

@@ -1,8 +1,9 @@
 /* tokenizer_impl.h: what the tokenizer's own files share; nobody else includes it.
  *
- * A text passes these stages: special tokens are cut out (tokenizer_vocab.c), what is between them is split into
- * pieces by regular expressions (tokenizer_pre.c), and the model turns each piece into tokens (tokenizer_bpe.c).
- * Offsets inside a segment are positions in `text`; tokenizer_emit turns them into positions of the whole text.
+ * A text passes these stages: special tokens are cut out (tokenizer_vocab.c); what is between them, a segment, is
+ * normalised (tokenizer_norm.c) and split into pieces by regular expressions (tokenizer_pre.c), and the model turns each
+ * piece into tokens (tokenizer_bpe.c, tokenizer_unigram.c). Inside a segment positions are those of the normalised
+ * text; tokenizer_emit turns them into positions of the whole original text.
  */
 #ifndef ENGINE_TOKENIZER_IMPL_H
 #define ENGINE_TOKENIZER_IMPL_H
@@ -11,6 +12,12 @@
 
 /* The numbers are those of tokenizer.ggml.token_type. */
 enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE };
+
+/* How a vocabulary writes its tokens. */
+enum spelling {
+    SPELLING_BYTES,  /* byte by byte as in GPT-2 */
+    SPELLING_SPACES, /* UTF-8 with U+2581 for a space and <0x0A> for a byte; found by their text with spaces */
+};
 
 /* One entry of the vocabulary. key: what the model finds it by (NULL: the model never finds it); bytes: what it stands for. */
 struct vocab_token {
@@ -27,9 +34,11 @@ struct vocab_special {
 struct vocab {
     arena *a;
     struct vocab_token *t; /* (n) */
-    int n;
+    int n, unk;            /* unk: -1: none */
+    enum spelling spelling;
     int *slots; /* (mask + 1) hash table of keys: id or -1 */
     size_t mask;
+    int max_key;                   /* bytes of the longest key */
     struct vocab_special *special; /* (n_special) sorted by bytes */
     int n_special;
     bool special_first[256]; /* bytes that begin a special token */
@@ -49,21 +58,51 @@ struct bpe {
     bool ignore_merges; /* a piece that is in the vocabulary is that token, whatever the merges say */
 };
 
+enum norm_kind {
+    NORM_PREPEND,  /* `to` in front */
+    NORM_REPLACE,  /* every `from` becomes `to` */
+    NORM_COLLAPSE, /* no space at either end, one where there were several */
+};
+struct norm_op {
+    enum norm_kind kind;
+    const char *from, *to;
+};
+
+enum { NORM_MAX = 8 };
+struct norm {
+    struct norm_op op[NORM_MAX];
+    int n;
+};
+
+/* A text and where its bytes come from: byte i is of the original's byte at[i]; at[n] is where the segment ends. */
+struct norm_text {
+    struct buf text;
+    int *at;
+    size_t cap;
+};
+
 struct tokenizer_pre;
+struct tokenizer_job;
+struct lattice;
 
 struct tokenizer {
     char kind[48];
     struct vocab vocab;
+    struct norm norm;
+    struct tokenizer_pre *pre; /* NULL: a segment is one piece */
+    int (*piece)(struct tokenizer_job *j, int start, int end);
     struct bpe bpe;
-    struct tokenizer_pre *pre;
+    uint32_t *rank; /* (vocab.n) of SentencePiece: order of the scores, best first; else NULL */
+    float *score;   /* (vocab.n) of SentencePiece and Unigram, else NULL */
     int bos, eos;
-    bool add_bos;
-    int *stop; /* (n_stop) */
+    bool add_bos, fuse_unk; /* fuse_unk: neighbouring unknown characters become one token */
+    float min_score;        /* of Unigram: the least of the normal tokens */
+    int *stop;              /* (n_stop) */
     int n_stop;
     uint8_t sha256[32];
 };
 
-/* A symbol of the piece being merged: bytes start..end of the text. */
+/* A symbol of the piece being merged: bytes start..end of the text. id -1: not in the vocabulary. */
 struct symbol {
     int id, start, end, prev, next;
 };
@@ -74,22 +113,36 @@ struct tokenizer_job {
     struct tokens out;
     int cap;
     const char *text; /* of the current segment */
-    int base;         /* where the segment begins in the whole text */
+    const int *at;    /* NULL: byte i comes from byte base + i of the original */
+    int base;
+    struct norm_text norm[2];
     struct symbol *sym;
     uint64_t *heap; /* (n_heap) rank << 32 | index of the left symbol; smallest first */
     size_t cap_sym, n_heap;
+    struct lattice *lattice; /* (cap_lattice) of tokenizer_unigram.c */
+    size_t cap_lattice;
+    int after_unknown; /* out.n after the last unknown token */
     err *e;
 };
 
 /* Appends token id for bytes start..end of the segment. */
 void tokenizer_emit(struct tokenizer_job *j, int id, int start, int end);
+/* Appends what stands for text without a token: its bytes' tokens, else the unknown token, else it is an error. */
+int tokenizer_emit_unknown(struct tokenizer_job *j, int start, int end);
 
 /* Byte-level spelling (Radford et al. 2019, encoder.py): every byte is written as one printable character. Gives the
    bytes that the n bytes at s spell, in `out` (n), and their number; -1: a character that stands for no byte. */
 int tokenizer_vocab_unspell(const char *s, int n, char *out);
-/* Builds the hash table, the byte table and the list of special tokens once `t` is filled. */
+/* Makes room for n tokens. */
+void tokenizer_vocab_new(struct vocab *v, int n, enum spelling spelling);
+int tokenizer_vocab_set(struct vocab *v, int id, struct gguf_str s, enum token_type type, err *e);
+/* Builds the hash table, the byte table and the list of special tokens once all tokens and unk are set. */
 int tokenizer_vocab_index(struct vocab *v, err *e);
 int tokenizer_vocab_find(const struct vocab *v, const char *key, int n); /* -1: not there */
+/* The same in steps, for one prefix after the other: the hash of nothing, of one byte more, and the key with that hash. */
+#define VOCAB_HASH_EMPTY 0xcbf29ce484222325u
+uint64_t tokenizer_vocab_hash(uint64_t h, char c);
+int tokenizer_vocab_find_hashed(const struct vocab *v, const char *key, int n, uint64_t h);
 /* First special token at or after `from`, the longest of those that begin there; *at: where. NULL: none. */
 const struct vocab_special *tokenizer_vocab_special(const struct vocab *v, const char *text, int from, int n, int *at);
 
@@ -105,9 +158,15 @@ void tokenizer_pre_free(struct tokenizer_pre *p); /* NULL is fine */
 int tokenizer_pre_split(const struct tokenizer_pre *p, const char *text, int n,
                         int (*piece)(struct tokenizer_job *j, int start, int end), struct tokenizer_job *j);
 
+/* text n bytes that begin at byte `base` of the original. Sets j->text and j->at; *n_out: bytes there. */
+int tokenizer_norm_apply(struct tokenizer_job *j, const char *text, int n, int base, int *n_out);
+
 /* merges: "left right" in byte-level spelling, best first. */
 int tokenizer_bpe_load(struct bpe *b, const struct vocab *v, const struct gguf_str *merges, size_t n, err *e);
 void tokenizer_bpe_free(struct bpe *b);
+/* Byte pair encoding by rank of merges, or by score of the merged token (SentencePiece) when t->rank is there. */
 int tokenizer_bpe_piece(struct tokenizer_job *j, int start, int end);
+/* The tokens with the greatest sum of scores. */
+int tokenizer_unigram_piece(struct tokenizer_job *j, int start, int end);
 
 #endif

@@ -1,11 +1,12 @@
 /* tokenizer_vocab.c: the table of tokens: found by key, by byte, and as special tokens in a text. */
 #include "tokenizer_impl.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Longer ones are no markers, and matching costs text length times this at worst. */
-enum { SPECIAL_MAX = 1024 };
+/* No real token is longer, and matching costs text length times this at worst. */
+enum { MATCH_MAX = 1024 };
 
 /* The 188 bytes that are printable in Latin-1 stand for themselves, the other 68 for U+0100 on, in order. */
 static int unspell_char(unsigned c)
@@ -32,34 +33,125 @@ int tokenizer_vocab_unspell(const char *s, int n, char *out)
     return m;
 }
 
-/* FNV-1a with the murmur3 finaliser: the table takes the low bits. */
-static size_t hash_bytes(const char *p, int n)
+void tokenizer_vocab_new(struct vocab *v, int n, enum spelling spelling)
 {
-    uint64_t h = 0xcbf29ce484222325u;
-    int i;
-    for (i = 0; i < n; i++) h = (h ^ (unsigned char)p[i]) * 0x100000001b3u;
-    h ^= h >> 33;
-    h *= 0xff51afd7ed558ccdu;
-    return (size_t)(h ^ h >> 33);
+    v->a = arena_new();
+    v->t = arena_array(v->a, (size_t)n, sizeof *v->t);
+    v->n = n;
+    v->unk = -1;
+    v->spelling = spelling;
+    memset(v->byte, 0xff, sizeof v->byte);
 }
 
-static int *find_slot(const struct vocab *v, const char *key, int n)
+/* Tokens that merges make are spelled byte by byte, the others are written as they are. A normal token with characters
+   that stand for no byte is its own text when decoded, and never the result of encoding. */
+static void set_bytes(struct vocab *v, struct vocab_token *t)
 {
-    size_t i = hash_bytes(key, n) & v->mask;
-    for (;; i = (i + 1) & v->mask) {
+    char *bytes;
+    int n;
+    if (t->type == TOKEN_CONTROL || t->type == TOKEN_USER) return;
+    bytes = arena_alloc(v->a, (size_t)t->n_bytes + 1);
+    n = tokenizer_vocab_unspell(t->bytes, t->n_bytes, bytes);
+    t->key = NULL;
+    if (n < 0) return;
+    t->key = t->bytes = bytes;
+    t->n_key = t->n_bytes = n;
+}
+
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* "<0x0A>" to 10; -1: not of this form. */
+static int byte_value(const char *s, int n)
+{
+    if (n != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>' || hex_digit(s[3]) < 0 || hex_digit(s[4]) < 0) return -1;
+    return hex_digit(s[3]) * 16 + hex_digit(s[4]);
+}
+
+static int set_spaces(struct vocab *v, int id, err *e)
+{
+    struct vocab_token *t = &v->t[id];
+    char *bytes;
+    int i, n = 0;
+    if (t->type == TOKEN_CONTROL) return 0;
+    bytes = arena_alloc(v->a, (size_t)t->n_bytes + 1);
+    if (t->type == TOKEN_BYTE) {
+        int byte = byte_value(t->bytes, t->n_bytes);
+        if (byte < 0) return err_set(e, ERR_ENV, "token %d is of type byte but is not written as <0x..>", id);
+        if (v->byte[byte] < 0) v->byte[byte] = id;
+        bytes[n++] = (char)byte;
+        t->key = NULL;
+    } else {
+        for (i = 0; i < t->n_bytes; n++) {
+            bool space = t->n_bytes - i >= 3 && memcmp(t->bytes + i, "\xe2\x96\x81", 3) == 0;
+            bytes[n] = space ? ' ' : t->bytes[i];
+            i += space ? 3 : 1;
+        }
+        t->key = bytes;
+    }
+    t->bytes = bytes;
+    t->n_key = t->n_bytes = n;
+    return 0;
+}
+
+int tokenizer_vocab_set(struct vocab *v, int id, struct gguf_str s, enum token_type type, err *e)
+{
+    struct vocab_token *t = &v->t[id];
+    if (s.n > INT_MAX / 4) return err_set(e, ERR_ENV, "token %d has %zu bytes", id, s.n);
+    t->type = type;
+    t->key = t->bytes = arena_strndup(v->a, s.p, s.n);
+    t->n_key = t->n_bytes = (int)s.n;
+    if (type == TOKEN_UNKNOWN)
+        t->key = NULL;
+    else if (v->spelling == SPELLING_BYTES)
+        set_bytes(v, t);
+    else
+        return set_spaces(v, id, e);
+    return 0;
+}
+
+/* FNV-1a */
+uint64_t tokenizer_vocab_hash(uint64_t h, char c)
+{
+    return (h ^ (unsigned char)c) * 0x100000001b3u;
+}
+
+/* The finaliser of murmur3 spreads the hash over the low bits, which the table takes. */
+static int *find_slot(const struct vocab *v, const char *key, int n, uint64_t h)
+{
+    size_t i;
+    h = (h ^ h >> 33) * 0xff51afd7ed558ccdu;
+    for (i = (size_t)(h ^ h >> 33) & v->mask;; i = (i + 1) & v->mask) {
         int id = v->slots[i];
         if (id < 0 || (v->t[id].n_key == n && memcmp(v->t[id].key, key, (size_t)n) == 0)) return &v->slots[i];
     }
 }
 
-int tokenizer_vocab_find(const struct vocab *v, const char *key, int n)
+static uint64_t hash_bytes(const char *p, int n)
 {
-    return *find_slot(v, key, n);
+    uint64_t h = VOCAB_HASH_EMPTY;
+    int i;
+    for (i = 0; i < n; i++) h = tokenizer_vocab_hash(h, p[i]);
+    return h;
 }
 
-static bool is_marker(const struct vocab_token *t)
+int tokenizer_vocab_find_hashed(const struct vocab *v, const char *key, int n, uint64_t h)
 {
-    return t->type == TOKEN_CONTROL || t->type == TOKEN_USER;
+    return *find_slot(v, key, n, h);
+}
+
+int tokenizer_vocab_find(const struct vocab *v, const char *key, int n)
+{
+    return *find_slot(v, key, n, hash_bytes(key, n));
+}
+
+/* Tokens that are matched as text. Files fill up their vocabulary with tokens of type unknown; only one is meant. */
+static bool is_marker(const struct vocab *v, int id)
+{
+    enum token_type type = v->t[id].type;
+    return type == TOKEN_CONTROL || type == TOKEN_USER || (type == TOKEN_UNKNOWN && id == v->unk);
 }
 
 /* Of tokens with the same key the first counts, and one that merges make comes before one that is matched as text. */
@@ -75,11 +167,13 @@ static void index_keys(struct vocab *v)
         for (id = 0; id < v->n; id++) {
             const struct vocab_token *t = &v->t[id];
             int *slot;
-            if (!t->key || t->n_key == 0 || is_marker(t) != markers) continue;
-            slot = find_slot(v, t->key, t->n_key);
+            if (!t->key || t->n_key == 0 || is_marker(v, id) != markers) continue;
+            slot = find_slot(v, t->key, t->n_key, hash_bytes(t->key, t->n_key));
             if (*slot < 0) *slot = id;
+            if (t->n_key > v->max_key) v->max_key = t->n_key;
         }
-    for (i = 0; i < 256; i++) {
+    if (v->max_key > MATCH_MAX) v->max_key = MATCH_MAX;
+    for (i = 0; i < 256 && v->spelling == SPELLING_BYTES; i++) {
         char c = (char)i;
         v->byte[i] = tokenizer_vocab_find(v, &c, 1);
     }
@@ -96,13 +190,13 @@ static int compare_bytes(const void *a, const void *b)
 static int index_special(struct vocab *v, err *e)
 {
     int id, n = 0;
-    for (id = 0; id < v->n; id++) n += is_marker(&v->t[id]);
+    for (id = 0; id < v->n; id++) n += is_marker(v, id);
     v->special = arena_array(v->a, (size_t)n, sizeof *v->special);
     for (id = 0; id < v->n; id++) {
         const struct vocab_token *t = &v->t[id];
-        if (!is_marker(t) || t->n_bytes == 0) continue;
-        if (t->n_bytes > SPECIAL_MAX)
-            return err_set(e, ERR_ENV, "special token %d has %d bytes, at most %d are allowed", id, t->n_bytes, SPECIAL_MAX);
+        if (!is_marker(v, id) || t->n_bytes == 0) continue;
+        if (t->n_bytes > MATCH_MAX)
+            return err_set(e, ERR_ENV, "special token %d has %d bytes, at most %d are allowed", id, t->n_bytes, MATCH_MAX);
         v->special[v->n_special++] = (struct vocab_special){.p = t->bytes, .n = t->n_bytes, .id = id};
         v->special_first[(unsigned char)t->bytes[0]] = true;
     }

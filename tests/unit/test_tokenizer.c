@@ -4,6 +4,7 @@
 #include "../make_gguf.h"
 
 #include <limits.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,7 +80,29 @@ static void check_bytes(const tokenizer *t, const struct tokens *out, const char
     assert_int_equal(at, n);
 }
 
-static void check_row(const char *name, const tokenizer *t, json_t *row, bool bytes)
+/* SentencePiece puts a space in front: offsets cover the text in order, and all bytes together are " " and the text. */
+static void check_bytes_after_space(const tokenizer *t, const struct tokens *out, const char *text, size_t n)
+{
+    struct buf all = {0};
+    int i, at = 0;
+    for (i = 0; i < out->n; i++) {
+        size_t len = 0;
+        const char *bytes = tokenizer_bytes(t, out->t[i].id, &len);
+        assert_non_null(bytes);
+        assert_int_equal(out->t[i].start, at);
+        assert_in_range(out->t[i].end, at, n);
+        at = out->t[i].end;
+        buf_add(&all, bytes, len);
+    }
+    assert_int_equal(at, n);
+    assert_int_equal(all.n, n ? n + 1 : 0);
+    if (n) assert_memory_equal(all.p + 1, text, n);
+    buf_free(&all);
+}
+
+typedef void check_fn(const tokenizer *t, const struct tokens *out, const char *text, size_t n);
+
+static void check_row(const char *name, const tokenizer *t, json_t *row, check_fn *check)
 {
     const char *text = json_string_value(json_object_get(row, "text"));
     size_t n = json_string_length(json_object_get(row, "text")), i;
@@ -91,11 +114,11 @@ static void check_row(const char *name, const tokenizer *t, json_t *row, bool by
         if (out.t[i].id != json_integer_value(json_array_get(ids, i)))
             fail_msg("%s: '%s': token %zu is %d, not %d", name, text, i, out.t[i].id,
                      (int)json_integer_value(json_array_get(ids, i)));
-    if (bytes) check_bytes(t, &out, text, n);
+    check(t, &out, text, n);
     free(out.t);
 }
 
-static void check_golden(const char *name, size_t least_rows, bool bytes)
+static void check_golden(const char *name, size_t least_rows, check_fn *check)
 {
     char path[256];
     size_t n, rows = 0;
@@ -109,7 +132,7 @@ static void check_golden(const char *name, size_t least_rows, bool bytes)
         assert_non_null(end);
         row = json_loadb(line, (size_t)(end - line), JSON_ALLOW_NUL, NULL);
         assert_non_null(row);
-        check_row(name, t, row, bytes);
+        check_row(name, t, row, check);
         json_decref(row);
     }
     assert_true(rows >= least_rows);
@@ -122,25 +145,25 @@ static void check_golden(const char *name, size_t least_rows, bool bytes)
 static void ids_are_those_of_gpt_2(void **s)
 {
     (void)s;
-    check_golden("gpt-2", 500, true);
+    check_golden("gpt-2", 500, check_bytes);
 }
 
 static void ids_are_those_of_llama_3(void **s)
 {
     (void)s;
-    check_golden("llama-bpe", 500, true);
+    check_golden("llama-bpe", 500, check_bytes);
 }
 
 static void ids_are_those_of_qwen_2_for_texts_in_nfc(void **s)
 {
     (void)s;
-    check_golden("qwen2", 350, true);
+    check_golden("qwen2", 350, check_bytes);
 }
 
 static void ids_are_those_of_starcoder_whose_digits_stand_alone_as_smollm_s(void **s)
 {
     (void)s;
-    check_golden("starcoder", 500, true);
+    check_golden("starcoder", 500, check_bytes);
 }
 
 static void ids_are_those_of_the_other_byte_level_models(void **s)
@@ -148,7 +171,14 @@ static void ids_are_those_of_the_other_byte_level_models(void **s)
     static const char *const names[] = {"deepseek-llm", "deepseek-coder", "falcon", "refact", "command-r", "mpt"};
     size_t i;
     (void)s;
-    for (i = 0; i < sizeof names / sizeof *names; i++) check_golden(names[i], 46, true);
+    for (i = 0; i < sizeof names / sizeof *names; i++) check_golden(names[i], 46, check_bytes);
+}
+
+static void ids_are_those_of_sentencepiece_models(void **s)
+{
+    (void)s;
+    check_golden("llama-spm", 46, check_bytes_after_space);
+    check_golden("phi-3", 46, check_bytes_after_space);
 }
 
 /* ---- properties ---- */
@@ -180,7 +210,7 @@ static size_t random_text(char *p, size_t max, uint64_t *seed)
     while (n < want) {
         unsigned c = (unsigned)(next_random(seed) % limit[next_random(seed) % 6]);
         if (next_random(seed) % 4 == 0) c = " \n\r\t 0"[c % 6];
-        if (c >= 0xd800 && c <= 0xdfff) c = 0x4e2d;
+        if ((c >= 0xd800 && c <= 0xdfff) || c == 0x2581) c = 0x4e2d; /* U+2581 is a space to SentencePiece */
         n += put_utf8(p + n, c);
     }
     return n;
@@ -228,6 +258,26 @@ static void random_bytes_come_back_from_their_tokens(void **s)
     }
 }
 
+static void any_text_comes_back_from_sentencepiece_after_a_space(void **s)
+{
+    tokenizer *t = load_golden("llama-spm");
+    uint64_t seed = 7;
+    char text[260];
+    size_t b;
+    int k;
+    (void)s;
+    for (k = 0; k < 2000; k++) {
+        size_t n = random_text(text, 256, &seed);
+        struct tokens out;
+        for (b = 0; k % 2 && b < n; b++)
+            if (next_random(&seed) % 8 == 0) text[b] = (char)next_random(&seed);
+        out = encode(t, text, n);
+        check_bytes_after_space(t, &out, text, n);
+        free(out.t);
+    }
+    tokenizer_free(t);
+}
+
 static void a_byte_without_a_token_is_an_error_that_says_where(void **s)
 {
     tokenizer *t = load_golden("starcoder");
@@ -242,25 +292,31 @@ static void a_byte_without_a_token_is_an_error_that_says_where(void **s)
 }
 
 /* A quadratic merge loop over 200 000 equal letters would take minutes. */
-static void a_long_piece_takes_no_quadratic_time(void **s)
+static void check_long_pieces(const char *name, check_fn *check)
 {
     static const char *const fill[] = {"a", " ", "\xff", "ab", "\n"};
     enum { N = 200000 };
-    tokenizer *t = load_golden("llama-bpe");
+    tokenizer *t = load_golden(name);
     char *text = mem_alloc(N);
     clock_t start = clock();
     size_t i, k;
-    (void)s;
     for (i = 0; i < sizeof fill / sizeof *fill; i++) {
         struct tokens out;
         for (k = 0; k < N; k++) text[k] = fill[i][k % strlen(fill[i])];
         out = encode(t, text, N);
-        check_bytes(t, &out, text, N);
+        check(t, &out, text, N);
         free(out.t);
     }
     assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 20);
     free(text);
     tokenizer_free(t);
+}
+
+static void a_long_piece_takes_no_quadratic_time(void **s)
+{
+    (void)s;
+    check_long_pieces("llama-bpe", check_bytes);
+    check_long_pieces("llama-spm", check_bytes_after_space);
 }
 
 static void special_tokens_in_the_text_are_matched_the_longest_first(void **s)
@@ -354,7 +410,10 @@ struct small {
     const char *model, *pre;
     const char *tokens[12], *merges[8];
     int types[12], n_types; /* n_types 0: no token_type */
-    uint32_t eos;
+    float scores[12];
+    int n_scores;
+    uint32_t eos, unk; /* 0: none */
+    bool no_prefix, collapse;
 };
 
 static void put_strings(struct make_gguf *m, const char *key, const char *const *text)
@@ -376,7 +435,16 @@ static int load_small(tokenizer **t, const struct small *f, err *e)
     put_strings(&m, "tokenizer.ggml.merges", f->merges);
     if (f->n_types) make_array(&m, "tokenizer.ggml.token_type", MAKE_I32, (size_t)f->n_types);
     for (i = 0; i < f->n_types; i++) make_le(&m.pairs, (uint32_t)f->types[i], 4);
+    if (f->n_scores) make_array(&m, "tokenizer.ggml.scores", MAKE_F32, (size_t)f->n_scores);
+    for (i = 0; i < f->n_scores; i++) {
+        uint32_t bits;
+        memcpy(&bits, &f->scores[i], sizeof bits);
+        make_le(&m.pairs, bits, 4);
+    }
     if (f->eos) make_u32(&m, "tokenizer.ggml.eos_token_id", f->eos);
+    if (f->unk) make_u32(&m, "tokenizer.ggml.unknown_token_id", f->unk);
+    if (f->no_prefix) make_bool(&m, "tokenizer.ggml.add_space_prefix", false);
+    if (f->collapse) make_bool(&m, "tokenizer.ggml.remove_extra_whitespaces", true);
     make_finish(&m);
     assert_int_equal(gguf_parse(&g, m.file.p, m.file.n, e), 0);
     rc = tokenizer_load(t, g, e);
@@ -477,6 +545,85 @@ static void a_user_defined_token_is_its_text_and_never_the_bytes_it_would_spell(
     tokenizer_free(t);
 }
 
+static void check_ids(const struct small *f, const char *text, const int *want /* until -1 */)
+{
+    tokenizer *t;
+    struct tokens out;
+    err e = {0};
+    int i;
+    if (load_small(&t, f, &e)) fail_msg("%s", e.msg);
+    out = encode(t, text, strlen(text));
+    for (i = 0; i < out.n; i++)
+        if (out.t[i].id != want[i]) fail_msg("'%s': token %d is %d, not %d", text, i, out.t[i].id, want[i]);
+    assert_int_equal(want[out.n], -1);
+    assert_int_equal(out.n ? out.t[out.n - 1].end : 0, strlen(text));
+    free(out.t);
+    tokenizer_free(t);
+}
+
+#define SPACE "\xe2\x96\x81"
+
+static void sentencepiece_merges_the_best_score_first_and_falls_back_to_bytes(void **s)
+{
+    static const struct small f = {.model = "llama",
+                                   .tokens = {"<unk>", "a", "b", "ab", "bb", SPACE, SPACE "a", "<0xE4>", "<0xB8>", "<0xAD>"},
+                                   .types = {2, 1, 1, 1, 1, 1, 1, 6, 6, 6},
+                                   .n_types = 10,
+                                   .scores = {0, -9, -9, -3, -2, -9, -4},
+                                   .n_scores = 10};
+    (void)s;
+    check_ids(&f, "abb", (int[]){6, 4, -1});
+    check_ids(&f, " ab", (int[]){5, 5, 3, -1});
+    check_ids(&f,
+              "\xe4\xb8\xad"
+              "b",
+              (int[]){5, 7, 8, 9, 2, -1});
+}
+
+static void unknown_neighbours_become_one_token_that_covers_them(void **s)
+{
+    static const struct small f = {.model = "llama",
+                                   .tokens = {"a", "<unk>", "b"},
+                                   .types = {1, 2, 1},
+                                   .n_types = 3,
+                                   .scores = {-1, 0, -1},
+                                   .n_scores = 3,
+                                   .unk = 1,
+                                   .no_prefix = true};
+    (void)s;
+    check_ids(&f, "axyzb", (int[]){0, 1, 2, -1});
+    check_ids(&f, "a<unk>b", (int[]){0, 1, 2, -1});
+}
+
+/* By score, not by length: -1 - 1 - 1 is more than -4, and less than -2. */
+static void unigram_takes_the_greatest_sum_of_scores(void **s)
+{
+    static struct small f = {.model = "t5",
+                             .tokens = {"<pad>", "<unk>", "a", "b", "c", "abc", "bc", SPACE},
+                             .types = {3, 2, 1, 1, 1, 1, 1, 1},
+                             .n_types = 8,
+                             .scores = {0, 0, -1, -1, -1, -4, -3, -1},
+                             .n_scores = 8,
+                             .unk = 1,
+                             .collapse = true};
+    (void)s;
+    check_ids(&f, "abc", (int[]){7, 2, 3, 4, -1});
+    check_ids(&f, "  a \xe4\xb8\xad\xc3\xa9  b ", (int[]){7, 2, 7, 1, 7, 3, -1});
+    check_ids(&f, "<pad>  ", (int[]){0, -1});
+    f.scores[5] = -2;
+    check_ids(&f, "abc", (int[]){7, 5, -1});
+}
+
+static void scores_that_are_missing_or_no_numbers_are_errors(void **s)
+{
+    (void)s;
+    fails_with(&(struct small){.model = "llama", .tokens = {"a"}}, "tokenizer.ggml.scores");
+    fails_with(&(struct small){.model = "llama", .tokens = {"a", "b"}, .scores = {1}, .n_scores = 1}, "1 entries for 2");
+    fails_with(&(struct small){.model = "llama", .tokens = {"a"}, .scores = {NAN}, .n_scores = 1}, "not finite");
+    fails_with(&(struct small){.model = "llama", .tokens = {"a"}, .types = {6}, .n_types = 1, .scores = {1}, .n_scores = 1},
+               "type byte");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -485,6 +632,8 @@ int main(void)
         cmocka_unit_test(ids_are_those_of_qwen_2_for_texts_in_nfc),
         cmocka_unit_test(ids_are_those_of_starcoder_whose_digits_stand_alone_as_smollm_s),
         cmocka_unit_test(ids_are_those_of_the_other_byte_level_models),
+        cmocka_unit_test(ids_are_those_of_sentencepiece_models),
+        cmocka_unit_test(any_text_comes_back_from_sentencepiece_after_a_space),
         cmocka_unit_test(random_utf_8_comes_back_from_its_tokens),
         cmocka_unit_test(random_bytes_come_back_from_their_tokens),
         cmocka_unit_test(a_byte_without_a_token_is_an_error_that_says_where),
@@ -498,6 +647,10 @@ int main(void)
         cmocka_unit_test(metadata_that_lies_is_an_error_that_says_so),
         cmocka_unit_test(merges_are_applied_by_rank_and_not_from_the_left),
         cmocka_unit_test(a_user_defined_token_is_its_text_and_never_the_bytes_it_would_spell),
+        cmocka_unit_test(sentencepiece_merges_the_best_score_first_and_falls_back_to_bytes),
+        cmocka_unit_test(unknown_neighbours_become_one_token_that_covers_them),
+        cmocka_unit_test(unigram_takes_the_greatest_sum_of_scores),
+        cmocka_unit_test(scores_that_are_missing_or_no_numbers_are_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
