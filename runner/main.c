@@ -59,6 +59,7 @@ static int command_tokens(const struct run *r, err *e)
             tokens_text(&r->prompts[i], r->en, &b);
     }
     if (rc) return buf_free(&b), e->code;
+    if (rc) return buf_free(&b), e->code;
     if (found) return print(&b);
     if (nearest_word(r->o->args[1], names))
         return err_set(e, ERR_INPUT, "no prompt '%s'; did you mean '%s'?", r->o->args[1], nearest_word(r->o->args[1], names)),
