@@ -117,7 +117,7 @@ CREATE TABLE generation (
   attempt_id INTEGER PRIMARY KEY REFERENCES attempt ON DELETE CASCADE,
   text TEXT NOT NULL, text_lossy INTEGER NOT NULL CHECK (text_lossy IN (0,1)), -- 1: bytes that are not UTF-8 were replaced
   n_prompt INTEGER NOT NULL, n_gen INTEGER NOT NULL,
-  stop TEXT NOT NULL CHECK (stop IN ('length','eos','failed')),
+  stop TEXT NOT NULL CHECK (stop IN ('length','eos','context')),
   tokens_sha256 BLOB NOT NULL CHECK (length(tokens_sha256)=32),      -- of the new ids, 4 bytes each, little endian
   prefill_us INTEGER NOT NULL, decode_us INTEGER NOT NULL) STRICT;   -- this job's share of what it shared
 CREATE TABLE step (                 -- one new token; margin: largest minus second largest logit

@@ -5,7 +5,6 @@
 
 #include "environment.h"
 #include "family.h"
-#include "metric.h"
 #include "plan.h"
 #include "progress.h"
 #include "signals.h"
@@ -398,7 +397,7 @@ int run_jobs(struct run *r, int argc, char **argv, err *e)
     rc = compute(&l, e);
     code = exit_code(&l, rc, e);
     if (code == EXIT_STOPPED || code == EXIT_INTERRUPTED) *e = (err){0};
-    if (metric_compute(l.st, r->spec, r->jobs, &late) || store_end(l.st, run_status(code), code, &late)) {
+    if (store_end(l.st, run_status(code), code, &late)) {
         if (!e->code) *e = late;
         if (code == 0) code = late.code;
     }

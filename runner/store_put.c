@@ -186,7 +186,8 @@ static double finite_or_null(float x)
 
 static int put_generation(store *st, int64_t attempt, const struct result *r, err *e)
 {
-    static const char *const stops[] = {"length", "eos", "failed"};
+    static const char *const stops[] = {
+        [GEN_STOP_LENGTH] = "length", [GEN_STOP_EOS] = "eos", [GEN_STOP_CONTEXT] = "context", [GEN_STOP_FAILED] = "failed"};
     const struct jobs *jobs = st->info.jobs;
     struct buf text = {0};
     int lossy = add_utf8(&text, r->text, r->text_len), rc, i;
