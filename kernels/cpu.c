@@ -1,31 +1,10 @@
-/* cpu.c: the tables of the CPU, the choice between them, threads and memory. */
+/* cpu.c: the tables of the CPU, the choice between them, and memory. */
 #include "cpu.h"
 
-#include <omp.h>
 #include <stdlib.h>
-
-/* ---- threads ---- */
-
-enum { THREADS_MAX = 1024 };
-static int n_threads;
-
-int kernels_cpu_threads(int n)
-{
-    if (n < 1) {
-        n = omp_get_max_threads(); /* OMP_NUM_THREADS, else one per processor */
-        if (n > omp_get_num_procs()) n = omp_get_num_procs();
-    }
-    if (n > THREADS_MAX) n = THREADS_MAX;
-    n_threads = n < 1 ? 1 : n;
-    return n_threads;
-}
-
-int cpu_team(double work)
-{
-    /* waking a team costs about 1 us, in which one thread does some 10000 multiply-adds */
-    if (work < 32768) return 1;
-    return n_threads ? n_threads : kernels_cpu_threads(0);
-}
+#ifdef KERNELS_X86
+#include <cpuid.h>
+#endif
 
 /* ---- memory ---- */
 
@@ -72,7 +51,8 @@ static const struct kernels avx512 = TABLE("avx512", simd_, _avx512);
 
 static int have_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    unsigned a, b, c, d; /* clang's built-in does not know F16C */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
 static int have_avx512(void)

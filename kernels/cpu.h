@@ -1,8 +1,8 @@
 /* cpu.h: what the CPU files share; internal to kernels/.
  *
  * Three sets of functions fill the table: cpu_scalar.c (plain loops, the definition) and the simd_*.c files, compiled once
- * per instruction set. Every operation cuts its rows into one static part per thread: a part's bits depend on nothing else,
- * so the cut is free to follow the number of threads.
+ * per instruction set. Every operation cuts its rows into one part per thread (cpu_team.c): a part's bits depend on nothing
+ * else, so the cut is free to follow the number of threads.
  */
 #ifndef KERNELS_CPU_H
 #define KERNELS_CPU_H
@@ -12,36 +12,15 @@
 #include <math.h>
 #include <string.h>
 
-/* Threads worth waking for `work` multiply-adds (or as much time of something else): 1, or all of them. */
-int cpu_team(double work);
-
-/* Part t of T of n items, cut at multiples of `unit`. */
+/* Items from..to-1 of an operation: its rows, or what else it is cut by. */
 struct cpu_part {
     long from, to;
 };
-static inline struct cpu_part cpu_cut(long n, long unit, int t, int T)
-{
-    long units = (n + unit - 1) / unit;
-    struct cpu_part p = {units * t / T * unit, units * (t + 1) / T * unit};
-    if (p.from > n) p.from = n;
-    if (p.to > n) p.to = n;
-    return p;
-}
+typedef void cpu_part_fn(const void *job, struct cpu_part part);
 
-/* Runs `call`, which names `part`, over n items: by this thread alone when T is 1, else by a team. */
-#define CPU_PARTS(T, n, unit, call)                                                                       \
-    do {                                                                                                  \
-        if ((T) == 1) {                                                                                   \
-            struct cpu_part part = {0, (n)};                                                              \
-            call;                                                                                         \
-        } else {                                                                                          \
-            _Pragma("omp parallel num_threads(T)")                                                        \
-            {                                                                                             \
-                struct cpu_part part = cpu_cut((n), (unit), omp_get_thread_num(), omp_get_num_threads()); \
-                call;                                                                                     \
-            }                                                                                             \
-        }                                                                                                 \
-    } while (0)
+/* Runs f over n items: in one part when `work`, in multiply-adds (or as much time of something else), is not worth a team,
+   else in one part per thread, cut at multiples of `unit`. Returns when all are done. */
+void cpu_run(cpu_part_fn *f, const void *job, long n, long unit, double work);
 
 /* ---- numbers ---- */
 
@@ -172,7 +151,48 @@ static inline uint64_t cpu_seen(const struct kv_page *page, int g, long last)
     return page->hidden ? reach & ~page->hidden[g] : reach;
 }
 
-/* ---- the operations of each set ---- */
+/* ---- the operations of each set, and what their parts are told: the arguments in kernels.h ---- */
+
+struct norm_job {
+    float *y;
+    const float *x, *w;
+    float eps;
+    int D;
+};
+struct swiglu_job {
+    float *y;
+    const float *gate, *up;
+};
+struct pick_job {
+    struct pick *out;
+    const float *logits;
+    int V;
+};
+struct matmul_job {
+    float *y;
+    int ldy;
+    const struct mat *w;
+    size_t row_bytes;
+    const float *x;
+    int B;
+    enum matmul_then then;
+};
+struct append_job {
+    float *q, *k;
+    const float *v;
+    const struct rope *r;
+    struct kv_page *const *const *pages;
+    const int *pos;
+    const struct attn *a;
+};
+struct attend_job {
+    float *out;
+    const float *q;
+    struct kv_page *const *const *pages;
+    const int *pos;
+    const struct attn *a;
+    int B;
+};
 
 #define CPU_DECLARE(prefix, suffix)                                                                                     \
     void prefix##embed##suffix(float *x, const struct mat *table, const int *ids, int B);                               \

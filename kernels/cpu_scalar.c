@@ -3,8 +3,6 @@
  */
 #include "cpu.h"
 
-#include <omp.h>
-
 /* Adds n products to the sixteen lanes; lane j takes elements j, j+16, ..., and a missing tail is zeros. */
 static void lanes_fma(float *lane /* (16) */, const float *a, const float *b, int n)
 {
@@ -43,30 +41,33 @@ void scalar_embed(float *x, const struct mat *table, const int *ids, int B)
         kernels_widen(x + (size_t)b * D, (const char *)table->data + (size_t)ids[b] * bytes, table->type, D);
 }
 
-static void norm_rows(float *y, const float *x, const float *w, float eps, int D, struct cpu_part part)
+static void norm_rows(const void *job, struct cpu_part part)
 {
+    const struct norm_job *j = job;
+    const int D = j->D;
     for (long b = part.from; b < part.to; b++) {
-        const float *in = x + (size_t)b * (size_t)D;
-        float *out = y + (size_t)b * (size_t)D, rms = sqrtf(dot(in, in, D) / (float)D + eps);
-        for (int i = 0; i < D; i++) out[i] = in[i] / rms * w[i];
+        const float *in = j->x + (size_t)b * (size_t)D;
+        float *out = j->y + (size_t)b * (size_t)D, rms = sqrtf(dot(in, in, D) / (float)D + j->eps);
+        for (int i = 0; i < D; i++) out[i] = in[i] / rms * j->w[i];
     }
 }
 
 void scalar_rmsnorm(float *y, const float *x, const float *w, float eps, int B, int D)
 {
-    int T = cpu_team(4.0 * B * D);
-    CPU_PARTS(T, B, 1, norm_rows(y, x, w, eps, D, part));
+    struct norm_job j = {y, x, w, eps, D};
+    cpu_run(norm_rows, &j, B, 1, 4.0 * B * D);
 }
 
-static void swiglu_range(float *y, const float *gate, const float *up, struct cpu_part part)
+static void swiglu_range(const void *job, struct cpu_part part)
 {
-    for (long i = part.from; i < part.to; i++) y[i] = gate[i] / (1.0f + cpu_exp(-gate[i])) * up[i];
+    const struct swiglu_job *j = job;
+    for (long i = part.from; i < part.to; i++) j->y[i] = j->gate[i] / (1.0f + cpu_exp(-j->gate[i])) * j->up[i];
 }
 
 void scalar_swiglu(float *y, const float *gate, const float *up, int B, int F)
 {
-    int T = cpu_team(8.0 * B * F);
-    CPU_PARTS(T, (long)B * F, 16, swiglu_range(y, gate, up, part));
+    struct swiglu_job j = {y, gate, up};
+    cpu_run(swiglu_range, &j, (long)B * F, 16, 4.0 * B * F);
 }
 
 static struct pick pick_row(const float *x, int V)
@@ -89,15 +90,16 @@ static struct pick pick_row(const float *x, int V)
     return best;
 }
 
-static void pick_rows(struct pick *out, const float *logits, int V, struct cpu_part part)
+static void pick_rows(const void *job, struct cpu_part part)
 {
-    for (long b = part.from; b < part.to; b++) out[b] = pick_row(logits + (size_t)b * (size_t)V, V);
+    const struct pick_job *j = job;
+    for (long b = part.from; b < part.to; b++) j->out[b] = pick_row(j->logits + (size_t)b * (size_t)j->V, j->V);
 }
 
 void scalar_pick(struct pick *out, const float *logits, int B, int V)
 {
-    int T = cpu_team(8.0 * B * V);
-    CPU_PARTS(T, B, 1, pick_rows(out, logits, V, part));
+    struct pick_job j = {out, logits, V};
+    cpu_run(pick_rows, &j, B, 1, 4.0 * B * V);
 }
 
 /* ---- matmul ---- */
@@ -105,25 +107,25 @@ void scalar_pick(struct pick *out, const float *logits, int B, int V)
 /* Up to BLOCK rows of x against one row of weights, which is widened in pieces; the lanes live across the pieces. */
 enum { BLOCK = 16, PIECE = 256 };
 
-static void matmul_rows(float *y, int ldy, const struct mat *w, const float *x, int B, enum matmul_then then,
-                        struct cpu_part part)
+static void matmul_rows(const void *job, struct cpu_part part)
 {
-    size_t bytes = mat_row_bytes(w), K = (size_t)w->cols, piece_bytes;
+    const struct matmul_job *j = job;
+    const enum dtype t = j->w->type;
+    const size_t K = (size_t)j->w->cols, piece_bytes = (size_t)(PIECE / dtype_block(t)) * (size_t)dtype_block_bytes(t);
     float lanes[BLOCK][16], piece[PIECE];
-    piece_bytes = (size_t)(PIECE / dtype_block(w->type)) * (size_t)dtype_block_bytes(w->type);
     for (long r = part.from; r < part.to; r++) {
-        for (int b0 = 0; b0 < B; b0 += BLOCK) {
-            const char *data = (const char *)w->data + (size_t)r * bytes;
-            int n = B - b0 < BLOCK ? B - b0 : BLOCK;
+        for (int b0 = 0; b0 < j->B; b0 += BLOCK) {
+            const char *data = (const char *)j->w->data + (size_t)r * j->row_bytes;
+            int n = j->B - b0 < BLOCK ? j->B - b0 : BLOCK;
             memset(lanes, 0, sizeof lanes);
             for (size_t k = 0; k < K; k += PIECE, data += piece_bytes) {
                 size_t len = K - k < PIECE ? K - k : PIECE;
-                kernels_widen(piece, data, w->type, len);
-                for (int b = 0; b < n; b++) lanes_fma(lanes[b], piece, x + (size_t)(b0 + b) * K + k, (int)len);
+                kernels_widen(piece, data, t, len);
+                for (int b = 0; b < n; b++) lanes_fma(lanes[b], piece, j->x + (size_t)(b0 + b) * K + k, (int)len);
             }
             for (int b = 0; b < n; b++) {
-                float *to = y + (size_t)(b0 + b) * (size_t)ldy + r, s = lanes_sum(lanes[b]);
-                *to = then == MATMUL_ADD ? *to + s : s;
+                float *to = j->y + (size_t)(b0 + b) * (size_t)j->ldy + r, s = lanes_sum(lanes[b]);
+                *to = j->then == MATMUL_ADD ? *to + s : s;
             }
         }
     }
@@ -131,8 +133,8 @@ static void matmul_rows(float *y, int ldy, const struct mat *w, const float *x, 
 
 void scalar_matmul(float *y, int ldy, const struct mat *w, const float *x, int B, enum matmul_then then)
 {
-    int T = cpu_team((double)B * w->rows * w->cols);
-    CPU_PARTS(T, w->rows, 1, matmul_rows(y, ldy, w, x, B, then, part));
+    struct matmul_job j = {y, ldy, w, mat_row_bytes(w), x, B, then};
+    cpu_run(matmul_rows, &j, w->rows, 1, (double)B * w->rows * w->cols);
 }
 
 /* ---- attention ---- */
@@ -186,27 +188,27 @@ static void attend_page(struct running *run, const float *q, const struct kv_pag
             run->o[e] = fmaf(p[t], cpu_load(page->v, a->kv_type, first + (size_t)t * E + e), run->o[e]);
 }
 
-static void attend_units(float *out, const float *q, struct kv_page *const *const *pages, const int *pos, const struct attn *a,
-                         struct cpu_part part)
+static void attend_heads(const void *job, struct cpu_part part)
 {
+    const struct attend_job *j = job;
+    const size_t E = (size_t)j->a->E;
     for (long u = part.from; u < part.to; u++) {
-        long b = u / a->H;
-        int h = (int)(u % a->H), g = h / (a->H / a->G);
-        struct running run = {-INFINITY, 0, out + (size_t)u * (size_t)a->E};
-        memset(run.o, 0, (size_t)a->E * sizeof *run.o);
-        for (int i = 0; i <= pos[b] / PAGE_TOKENS; i++)
-            attend_page(&run, q + (size_t)u * (size_t)a->E, pages[b][i], g, a,
-                        cpu_seen(pages[b][i], g, (long)pos[b] - (long)i * PAGE_TOKENS));
+        long b = u / j->a->H;
+        int g = (int)(u % j->a->H) / (j->a->H / j->a->G);
+        struct running run = {-INFINITY, 0, j->out + (size_t)u * E};
+        memset(run.o, 0, E * sizeof *run.o);
+        for (int i = 0; i <= j->pos[b] / PAGE_TOKENS; i++)
+            attend_page(&run, j->q + (size_t)u * E, j->pages[b][i], g, j->a,
+                        cpu_seen(j->pages[b][i], g, (long)j->pos[b] - (long)i * PAGE_TOKENS));
         if (run.d == 0) continue;
-        for (int e = 0; e < a->E; e++) run.o[e] *= 1.0f / run.d;
+        for (size_t e = 0; e < E; e++) run.o[e] *= 1.0f / run.d;
     }
 }
 
 void scalar_attend(float *out, const float *q, struct kv_page *const *const *pages, const int *pos, const struct attn *a, int B)
 {
-    double work = 0;
-    int T;
-    for (int b = 0; b < B; b++) work += ((double)pos[b] + PAGE_TOKENS) * a->H * a->E * 2;
-    T = cpu_team(work);
-    CPU_PARTS(T, (long)B * a->H, 1, attend_units(out, q, pages, pos, a, part));
+    struct attend_job j = {out, q, pages, pos, a, B};
+    double tokens = 0;
+    for (int b = 0; b < B; b++) tokens += (double)pos[b] + PAGE_TOKENS;
+    cpu_run(attend_heads, &j, (long)B * a->H, 1, tokens * a->H * a->E * 2);
 }

@@ -156,65 +156,81 @@ static void page_any(struct block *b, const float *k, const float *v, int from, 
 
 /* ---- blocks of rows ---- */
 
-/* The sizes of a call and what follows from them. */
-struct job {
-    float *out;     /* (B, H, E) */
-    const float *q; /* (B, H, E) */
-    struct kv_page *const *const *pages;
-    const int *pos;
-    const struct attn *a;
-    int B;
-    int width; /* E rounded up to 16 */
-    int heads; /* queries of a unit */
-};
-
-/* A head of a page as (P, width) floats: in place when it is that already. */
-static const float *widened(float *to, const void *from, int g, const struct attn *a, int width)
+static int padded(int E)
 {
+    return (E + 15) / 16 * 16;
+}
+
+/* A head of a page as floats (P, padded E): in place when it is that already. */
+static const float *widened(float *to, const void *from, int g, const struct attn *a)
+{
+    const int width = padded(a->E);
     size_t at = (size_t)g * P * (size_t)a->E;
     if (a->kv_type == DTYPE_F32 && width == a->E) return (const float *)from + at;
-    for (int t = 0; t < P; t++, at += (size_t)a->E, to += width)
+    for (int t = 0; t < P; t++, at += (size_t)a->E) {
         for (int e = 0; e < width; e += 16) {
             int n = a->E - e < 16 ? a->E - e : 16;
-            v_store(to + e, n == 16 ? v_from(from, a->kv_type, at + (size_t)e) : v_from_n(from, a->kv_type, at + (size_t)e, n));
+            size_t i = at + (size_t)e;
+            v_store(to + t * width + e, n == 16 ? v_from(from, a->kv_type, i) : v_from_n(from, a->kv_type, i, n));
         }
-    return to - P * width;
+    }
+    return to;
 }
 
-/* Rows b0..b1-1 of a block, all with this page, against it; n query heads of each. */
-static void block_page(const struct job *j, struct block *b, const struct kv_page *page, int g, int page_index, int base,
+/* Rows b0..b1-1 of a block that begins with row `base`, all with this page, the index-th of each; n query heads of each. */
+static void block_page(const struct attend_job *j, struct block *b, const struct kv_page *page, int g, int index, int base,
                        int b0, int b1, int n)
 {
-    const float *k = widened(b->k, page->k, g, j->a, j->width), *v = widened(b->v, page->v, g, j->a, j->width);
-    int from = (b0 - base) * n, to = (b1 - base) * n;
+    const int width = padded(j->a->E), from = (b0 - base) * n, to = (b1 - base) * n;
+    const float *k = widened(b->k, page->k, g, j->a), *v = widened(b->v, page->v, g, j->a);
     for (int row = b0, i = from; row < b1; row++) {
-        uint64_t seen = cpu_seen(page, g, (long)j->pos[row] - (long)page_index * P);
+        uint64_t seen = cpu_seen(page, g, (long)j->pos[row] - (long)index * P);
         for (int h = 0; h < n; h++) b->seen[i++] = seen;
     }
-    if (j->width == 64)
+    if (width == 64)
         page_64(b, k, v, from, to, j->a->scale);
-    else if (j->width == 128)
+    else if (width == 128)
         page_128(b, k, v, from, to, j->a->scale);
     else
-        page_any(b, k, v, from, to, j->a->scale, j->width);
+        page_any(b, k, v, from, to, j->a->scale, width);
 }
 
-/* Rows b0..b1-1, query heads h0..h0+n-1, all of kv head g. */
-static void block_run(const struct job *j, struct block *b, int g, int b0, int b1, int h0, int n)
+static void block_begin(const struct attend_job *j, struct block *b, int b0, int b1, int h0, int n)
 {
-    const size_t E = (size_t)j->a->E, width = (size_t)j->width, queries = (size_t)(b1 - b0) * (size_t)n;
-    int pages = 0, i = 0;
-    memset(b->q, 0, queries * width * sizeof(float));
-    memset(b->o, 0, queries * width * sizeof(float));
-    for (size_t c = 0; c < queries; c++) {
-        b->m[c] = -INFINITY;
-        b->d[c] = 0;
+    const size_t E = (size_t)j->a->E, width = (size_t)padded(j->a->E), queries = (size_t)(b1 - b0) * (size_t)n;
+    float *q = b->q;
+    memset(b->q, 0, queries * width * sizeof *b->q);
+    memset(b->o, 0, queries * width * sizeof *b->o);
+    for (size_t i = 0; i < queries; i++) {
+        b->m[i] = -INFINITY;
+        b->d[i] = 0;
     }
     for (int row = b0; row < b1; row++) {
         const float *from = j->q + ((size_t)row * (size_t)j->a->H + (size_t)h0) * E;
-        for (int h = 0; h < n; h++, i++) memcpy(b->q + (size_t)i * width, from + (size_t)h * E, E * sizeof(float));
-        if (j->pos[row] / P >= pages) pages = j->pos[row] / P + 1;
+        for (int h = 0; h < n; h++, q += width) memcpy(q, from + (size_t)h * E, E * sizeof *q);
     }
+}
+
+static void block_end(const struct attend_job *j, const struct block *b, int b0, int b1, int h0, int n)
+{
+    const size_t E = (size_t)j->a->E, width = (size_t)padded(j->a->E);
+    const float *o = b->o, *d = b->d;
+    for (int row = b0; row < b1; row++) {
+        float *to = j->out + ((size_t)row * (size_t)j->a->H + (size_t)h0) * E;
+        for (int h = 0; h < n; h++, to += E, o += width, d++) {
+            float scale = *d == 0 ? 0 : 1.0f / *d;
+            for (size_t e = 0; e < E; e++) to[e] = o[e] * scale;
+        }
+    }
+}
+
+/* Rows b0..b1-1, query heads h0..h0+n-1, all of kv head g. */
+static void block_run(const struct attend_job *j, struct block *b, int g, int b0, int b1, int h0, int n)
+{
+    int pages = 0;
+    block_begin(j, b, b0, b1, h0, n);
+    for (int row = b0; row < b1; row++)
+        if (j->pos[row] / P >= pages) pages = j->pos[row] / P + 1;
     for (int p = 0; p < pages; p++) {
         for (int row = b0, end; row < b1; row = end) {
             const struct kv_page *page = j->pos[row] / P >= p ? j->pages[row][p] : NULL;
@@ -222,58 +238,46 @@ static void block_run(const struct job *j, struct block *b, int g, int b0, int b
             if (page) block_page(j, b, page, g, p, b0, row, end, n);
         }
     }
-    i = 0;
-    for (int row = b0; row < b1; row++)
-        for (int h = 0; h < n; h++, i++) {
-            float *to = j->out + ((size_t)row * (size_t)j->a->H + (size_t)(h0 + h)) * E, *o = b->o + (size_t)i * width;
-            float scale = b->d[i] == 0 ? 0 : 1.0f / b->d[i];
-            for (size_t e = 0; e < E; e++) to[e] = o[e] * scale;
-        }
+    block_end(j, b, b0, b1, h0, n);
 }
 
-/* Units from..to-1, in the order (kv head, row). */
-static void attend_units(const struct job *j, struct cpu_part part)
+/* ---- a thread's units ---- */
+
+/* Units lie in the order (kv head, row). They cost as much as they have pages, the last rows of a prefill the most, so that
+   threads are cut by pages: a thread has the units whose first page is among its pages. */
+static long pages_of(const struct attend_job *j)
 {
+    long n = 0;
+    for (int b = 0; b < j->B; b++) n += j->pos[b] / P + 1;
+    return n;
+}
+
+static long first_unit(const struct attend_job *j, long page, long pages)
+{
+    long at = page / pages * pages;
+    int b = 0;
+    for (; b < j->B && at < page; b++) at += j->pos[b] / P + 1;
+    return page / pages * j->B + b;
+}
+
+static void attend_pages(const void *job, struct cpu_part part)
+{
+    const struct attend_job *j = job;
+    const long pages = pages_of(j), to = first_unit(j, part.to, pages);
+    const int heads = j->a->H / j->a->G, most = BLOCK / padded(j->a->E), rows = most > heads ? most / heads : 1;
     struct block b;
-    const int most = BLOCK / j->width;
-    for (long u = part.from, end; u < part.to; u = end) {
-        int g = (int)(u / j->B), b0 = (int)(u % j->B), rows = most / j->heads, b1;
-        if (rows < 1) rows = 1;
-        b1 = j->B - b0 < rows ? j->B : b0 + rows;
-        if (part.to - u < b1 - b0) b1 = b0 + (int)(part.to - u);
-        for (int h = 0; h < j->heads; h += most)
-            block_run(j, &b, g, b0, b1, g * j->heads + h, j->heads - h < most ? j->heads - h : most);
+    for (long u = first_unit(j, part.from, pages), end; u < to; u = end) {
+        int g = (int)(u / j->B), b0 = (int)(u % j->B), b1 = j->B - b0 < rows ? j->B : b0 + rows;
+        if (to - u < b1 - b0) b1 = b0 + (int)(to - u);
+        for (int h = 0; h < heads; h += most) block_run(j, &b, g, b0, b1, g * heads + h, heads - h < most ? heads - h : most);
         end = u + (b1 - b0);
     }
-}
-
-/* The unit at which thread t of T begins: units cost as much as they have pages, the last rows of a prefill the most. */
-static long cut(const struct job *j, double total, int t, int T)
-{
-    double goal = total * j->a->G * t / T, done = 0;
-    long u = (long)(goal / total) * j->B;
-    int b = 0;
-    if (t == T) return (long)j->B * j->a->G;
-    done = (double)(u / j->B) * total;
-    while (b < j->B && done < goal) done += j->pos[b++] / P + 1;
-    return u + b;
 }
 
 void SIMD_FN(attend)(float *out, const float *q, struct kv_page *const *const *pages, const int *pos, const struct attn *a,
                      int B)
 {
-    struct job j = {out, q, pages, pos, a, B, (a->E + 15) / 16 * 16, a->H / a->G};
-    double total = 0;
-    int T;
-    for (int b = 0; b < B; b++) total += pos[b] / P + 1;
-    T = cpu_team(total * P * a->H * a->E * 2);
-    if (T == 1) {
-        attend_units(&j, (struct cpu_part){0, (long)B * a->G});
-        return;
-    }
-#pragma omp parallel num_threads(T)
-    {
-        int t = omp_get_thread_num(), n = omp_get_num_threads();
-        attend_units(&j, (struct cpu_part){cut(&j, total, t, n), cut(&j, total, t + 1, n)});
-    }
+    struct attend_job j = {out, q, pages, pos, a, B};
+    long n = pages_of(&j);
+    if (n > 0) cpu_run(attend_pages, &j, n * a->G, 1, 2.0 * (double)n * P * a->H * a->E);
 }

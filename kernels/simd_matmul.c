@@ -137,18 +137,8 @@ INLINE void put(float *y, int ldy, const v16 *acc, const int R, const int C, enu
 
 /* ---- few rows: widened in registers ---- */
 
-struct job {
-    float *y; /* (B, ldy) */
-    int ldy;
-    const struct mat *w;
-    size_t row_bytes;
-    const float *x; /* (B, cols) */
-    int B;
-    enum matmul_then then;
-};
-
 /* DIRECT_ROWS rows of weights from r on, C rows of x; cols is a multiple of 32. */
-INLINE void direct(const struct job *j, long r0, const enum dtype t, const int C)
+INLINE void direct(const struct matmul_job *j, long r0, const enum dtype t, const int C)
 {
     enum { R = DIRECT_ROWS };
     const size_t K = (size_t)j->w->cols, bytes = (size_t)bytes32(t);
@@ -180,10 +170,10 @@ INLINE void direct(const struct job *j, long r0, const enum dtype t, const int C
     put(j->y + r0, j->ldy, acc, R, C, j->then);
 }
 
-#define DIRECT_ONE(t, C)                                      \
-    static void direct_##t##_##C(const struct job *j, long r) \
-    {                                                         \
-        direct(j, r, DTYPE_##t, C);                           \
+#define DIRECT_ONE(t, C)                                             \
+    static void direct_##t##_##C(const struct matmul_job *j, long r) \
+    {                                                                \
+        direct(j, r, DTYPE_##t, C);                                  \
     }
 #ifdef __AVX512F__
 #define DIRECT(t) DIRECT_ONE(t, 1) DIRECT_ONE(t, 2) DIRECT_ONE(t, 3) DIRECT_ONE(t, 4)
@@ -198,7 +188,7 @@ DIRECT(BF16)
 DIRECT(Q4_0)
 DIRECT(Q4_1)
 DIRECT(Q8_0)
-static void (*const direct_of[DTYPE_COUNT][DIRECT_MAX])(const struct job *, long) = {
+static void (*const direct_of[DTYPE_COUNT][DIRECT_MAX])(const struct matmul_job *, long) = {
     DIRECT_ROW(F32), DIRECT_ROW(F16), DIRECT_ROW(BF16), DIRECT_ROW(Q4_0), DIRECT_ROW(Q4_1), DIRECT_ROW(Q8_0)};
 
 /* ---- more rows: a widened panel ---- */
@@ -241,27 +231,28 @@ struct panel {
 
 /* R rows of the panel by C rows of x; the lanes come from `carry` unless the piece is the first, and go there unless it is
    the last. */
-INLINE void tile(const struct job *j, const struct panel *p, float *y, const float *x, float *carry, const int R, const int C)
+INLINE void tile(const struct matmul_job *j, const struct panel *p, float *y, const float *x, float *carry, const int R,
+                 const int C)
 {
-    const size_t K = (size_t)j->w->cols;
+    const size_t K = (size_t)j->w->cols, stride = p->stride, whole = (size_t)(p->n / 16 * 16);
+    const float *panel = p->w;
     v16 acc[ACC_MAX];
-    int i = 0;
     UNROLL for (int a = 0; a < R * C; a++) acc[a] = p->first ? v_zero() : v_load(carry + 16 * a);
-    for (; i + 16 <= p->n; i += 16) {
-        v16 w[R == 1 ? 1 : TILE_ROWS];
-        UNROLL for (int r = 0; r < R; r++) w[r] = v_load(p->w + (size_t)r * p->stride + i);
+    for (size_t i = 0; i < whole; i += 16) {
+        v16 w[TILE_ROWS];
+        UNROLL for (int r = 0; r < R; r++) w[r] = v_load(panel + (size_t)r * stride + i);
         UNROLL for (int c = 0; c < C; c++)
         {
             v16 a = v_load(x + (size_t)c * K + i);
             UNROLL for (int r = 0; r < R; r++) acc[c * R + r] = v_fma(w[r], a, acc[c * R + r]);
         }
     }
-    if (i < p->n) {
+    if (whole < (size_t)p->n) {
         UNROLL for (int c = 0; c < C; c++)
         {
-            v16 a = v_load_n(x + (size_t)c * K + i, p->n - i);
+            v16 a = v_load_n(x + (size_t)c * K + whole, p->n - (int)whole);
             UNROLL for (int r = 0; r < R; r++) acc[c * R + r] =
-                v_fma(v_load(p->w + (size_t)r * p->stride + i), a, acc[c * R + r]);
+                v_fma(v_load(panel + (size_t)r * stride + whole), a, acc[c * R + r]);
         }
     }
     if (p->last) {
@@ -271,10 +262,10 @@ INLINE void tile(const struct job *j, const struct panel *p, float *y, const flo
     }
 }
 
-#define TILE(R, C)                                                                                                 \
-    static void tile_##R##_##C(const struct job *j, const struct panel *p, float *y, const float *x, float *carry) \
-    {                                                                                                              \
-        tile(j, p, y, x, carry, R, C);                                                                             \
+#define TILE(R, C)                                                                                                        \
+    static void tile_##R##_##C(const struct matmul_job *j, const struct panel *p, float *y, const float *x, float *carry) \
+    {                                                                                                                     \
+        tile(j, p, y, x, carry, R, C);                                                                                    \
     }
 TILE(1, 1)
 TILE(1, 2)
@@ -289,7 +280,7 @@ TILE(4, 4)
 TILE(3, 1)
 TILE(3, 2)
 #endif
-typedef void tile_fn(const struct job *, const struct panel *, float *, const float *, float *);
+typedef void tile_fn(const struct matmul_job *, const struct panel *, float *, const float *, float *);
 #ifdef __AVX512F__
 static tile_fn *const tile_of[2][TILE_COLS] = {{tile_1_1, tile_1_2, tile_1_3, tile_1_4},
                                                {tile_4_1, tile_4_2, tile_4_3, tile_4_4}};
@@ -298,7 +289,7 @@ static tile_fn *const tile_of[2][TILE_COLS] = {{tile_1_1, tile_1_2}, {tile_3_1, 
 #endif
 
 /* R rows of weights from r0 on by the rows b0..b1-1 of x, in pieces of columns. */
-static void panel_rows(const struct job *j, long r0, int R, int b0, int b1)
+static void panel_rows(const struct matmul_job *j, long r0, int R, int b0, int b1)
 {
     const size_t K = (size_t)j->w->cols,
                  piece = (size_t)(PIECE / dtype_block(j->w->type)) * (size_t)dtype_block_bytes(j->w->type);
@@ -324,8 +315,9 @@ static void panel_rows(const struct job *j, long r0, int R, int b0, int b1)
 
 /* ---- a thread's rows ---- */
 
-static void matmul_rows(const struct job *j, struct cpu_part part)
+static void matmul_rows(const void *job, struct cpu_part part)
 {
+    const struct matmul_job *j = job;
     const size_t K = (size_t)j->w->cols;
     long r = part.from;
     int chunk = j->B;
@@ -345,7 +337,6 @@ static void matmul_rows(const struct job *j, struct cpu_part part)
 
 void SIMD_FN(matmul)(float *y, int ldy, const struct mat *w, const float *x, int B, enum matmul_then then)
 {
-    struct job j = {y, ldy, w, mat_row_bytes(w), x, B, then};
-    int T = cpu_team((double)B * w->rows * w->cols);
-    CPU_PARTS(T, w->rows, CUT, matmul_rows(&j, part));
+    struct matmul_job j = {y, ldy, w, mat_row_bytes(w), x, B, then};
+    cpu_run(matmul_rows, &j, w->rows, CUT, (double)B * w->rows * w->cols);
 }

@@ -10,16 +10,18 @@ void SIMD_FN(embed)(float *x, const struct mat *table, const int *ids, int B)
 
 /* ---- norm ---- */
 
-static void norm_rows(float *y, const float *x, const float *w, float eps, int D, struct cpu_part part)
+static void norm_rows(const void *job, struct cpu_part part)
 {
+    const struct norm_job *j = job;
+    const int D = j->D;
     for (long b = part.from; b < part.to; b++) {
-        const float *in = x + (size_t)b * (size_t)D;
-        float *out = y + (size_t)b * (size_t)D;
+        const float *in = j->x + (size_t)b * (size_t)D, *w = j->w;
+        float *out = j->y + (size_t)b * (size_t)D;
         v16 lanes = v_zero(), rms;
         int i = 0;
         for (; i + 16 <= D; i += 16) lanes = v_fma(v_load(in + i), v_load(in + i), lanes);
         if (i < D) lanes = v_fma(v_load_n(in + i, D - i), v_load_n(in + i, D - i), lanes);
-        rms = v_set1(sqrtf(v_sum(lanes) / (float)D + eps));
+        rms = v_set1(sqrtf(v_sum(lanes) / (float)D + j->eps));
         for (i = 0; i + 16 <= D; i += 16) v_store(out + i, v_mul(v_div(v_load(in + i), rms), v_load(w + i)));
         if (i < D) v_store_n(out + i, v_mul(v_div(v_load_n(in + i, D - i), rms), v_load_n(w + i, D - i)), D - i);
     }
@@ -27,8 +29,8 @@ static void norm_rows(float *y, const float *x, const float *w, float eps, int D
 
 void SIMD_FN(rmsnorm)(float *y, const float *x, const float *w, float eps, int B, int D)
 {
-    int T = cpu_team(4.0 * B * D);
-    CPU_PARTS(T, B, 1, norm_rows(y, x, w, eps, D, part));
+    struct norm_job j = {y, x, w, eps, D};
+    cpu_run(norm_rows, &j, B, 1, 4.0 * B * D);
 }
 
 /* ---- swiglu ---- */
@@ -39,20 +41,21 @@ INLINE v16 swiglu16(v16 gate, v16 up)
     return v_mul(v_div(gate, v_add(v_set1(1.0f), e)), up);
 }
 
-static void swiglu_range(float *y, const float *gate, const float *up, struct cpu_part part)
+static void swiglu_range(const void *job, struct cpu_part part)
 {
+    const struct swiglu_job *j = job;
     long i = part.from;
-    for (; i + 16 <= part.to; i += 16) v_store(y + i, swiglu16(v_load(gate + i), v_load(up + i)));
+    for (; i + 16 <= part.to; i += 16) v_store(j->y + i, swiglu16(v_load(j->gate + i), v_load(j->up + i)));
     if (i < part.to) {
         int n = (int)(part.to - i);
-        v_store_n(y + i, swiglu16(v_load_n(gate + i, n), v_load_n(up + i, n)), n);
+        v_store_n(j->y + i, swiglu16(v_load_n(j->gate + i, n), v_load_n(j->up + i, n)), n);
     }
 }
 
 void SIMD_FN(swiglu)(float *y, const float *gate, const float *up, int B, int F)
 {
-    int T = cpu_team(4.0 * B * F);
-    CPU_PARTS(T, (long)B * F, 16, swiglu_range(y, gate, up, part));
+    struct swiglu_job j = {y, gate, up};
+    cpu_run(swiglu_range, &j, (long)B * F, 16, 4.0 * B * F);
 }
 
 /* ---- rotary embedding and append ---- */
@@ -70,19 +73,20 @@ static void append(void *to, enum dtype t, size_t at, const float *from, int E)
     for (; e < E; e++) cpu_store(to, t, at + (size_t)e, from[e]);
 }
 
-static void rope_append_rows(float *q, float *k, const float *v, const struct rope *r, struct kv_page *const *const *pages,
-                             const int *pos, const struct attn *a, struct cpu_part part)
+static void append_rows(const void *job, struct cpu_part part)
 {
-    size_t E = (size_t)a->E, half = (size_t)(r->n_rot / 2);
+    const struct append_job *j = job;
+    const struct attn *a = j->a;
+    const size_t E = (size_t)a->E, half = (size_t)(j->r->n_rot / 2);
     for (long b = part.from; b < part.to; b++) {
-        const float *c = r->cos + (size_t)b * half, *s = r->sin + (size_t)b * half;
-        const struct kv_page *page = pages[b][pos[b] / PAGE_TOKENS];
-        for (int h = 0; h < a->H; h++) cpu_turn(q + (size_t)(b * a->H + h) * E, c, s, r->n_rot, r->interleaved);
+        const float *c = j->r->cos + (size_t)b * half, *s = j->r->sin + (size_t)b * half;
+        const struct kv_page *page = j->pages[b][j->pos[b] / PAGE_TOKENS];
+        for (int h = 0; h < a->H; h++) cpu_turn(j->q + (size_t)(b * a->H + h) * E, c, s, j->r->n_rot, j->r->interleaved);
         for (int g = 0; g < a->G; g++) {
-            size_t from = (size_t)(b * a->G + g) * E, to = (size_t)(g * PAGE_TOKENS + pos[b] % PAGE_TOKENS) * E;
-            cpu_turn(k + from, c, s, r->n_rot, r->interleaved);
-            append(page->k, a->kv_type, to, k + from, a->E);
-            append(page->v, a->kv_type, to, v + from, a->E);
+            size_t from = (size_t)(b * a->G + g) * E, to = (size_t)(g * PAGE_TOKENS + j->pos[b] % PAGE_TOKENS) * E;
+            cpu_turn(j->k + from, c, s, j->r->n_rot, j->r->interleaved);
+            append(page->k, a->kv_type, to, j->k + from, a->E);
+            append(page->v, a->kv_type, to, j->v + from, a->E);
         }
     }
 }
@@ -90,8 +94,8 @@ static void rope_append_rows(float *q, float *k, const float *v, const struct ro
 void SIMD_FN(rope_append)(float *q, float *k, const float *v, const struct rope *r, struct kv_page *const *const *pages,
                           const int *pos, const struct attn *a, int B)
 {
-    int T = cpu_team(2.0 * B * (a->H + 2 * a->G) * a->E);
-    CPU_PARTS(T, B, 1, rope_append_rows(q, k, v, r, pages, pos, a, part));
+    struct append_job j = {q, k, v, r, pages, pos, a};
+    cpu_run(append_rows, &j, B, 1, 2.0 * B * (a->H + 2 * a->G) * a->E);
 }
 
 /* ---- greedy choice ---- */
@@ -151,13 +155,14 @@ static struct pick pick_row(const float *x, int V)
     return p;
 }
 
-static void pick_rows(struct pick *out, const float *logits, int V, struct cpu_part part)
+static void pick_rows(const void *job, struct cpu_part part)
 {
-    for (long b = part.from; b < part.to; b++) out[b] = pick_row(logits + (size_t)b * (size_t)V, V);
+    const struct pick_job *j = job;
+    for (long b = part.from; b < part.to; b++) j->out[b] = pick_row(j->logits + (size_t)b * (size_t)j->V, j->V);
 }
 
 void SIMD_FN(pick)(struct pick *out, const float *logits, int B, int V)
 {
-    int T = cpu_team(4.0 * B * V);
-    CPU_PARTS(T, B, 1, pick_rows(out, logits, V, part));
+    struct pick_job j = {out, logits, V};
+    cpu_run(pick_rows, &j, B, 1, 4.0 * B * V);
 }

@@ -10,7 +10,6 @@
 #include "cpu.h"
 
 #include <immintrin.h>
-#include <omp.h>
 
 #define SIMD_PASTE_(op, name) simd_##op##_##name
 #define SIMD_PASTE(op, name) SIMD_PASTE_(op, name)
