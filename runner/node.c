@@ -88,8 +88,8 @@ static const char *char_refused(const unsigned char *u, int len)
     if (len == 2) return u[0] == 0xc2 && u[1] < 0xa0 ? "a control character" : NULL;
     if (len > 3) return NULL;
     if (u[0] == 0xe2 && u[1] == 0x80 && (u[2] == 0xa8 || u[2] == 0xa9)) return "a line separator (U+2028 or U+2029)";
-    if (u[0] == 0xef && u[1] == 0xbb && u[2] == 0xbf) return "a byte order mark that is not at the start";
-    if (u[0] == 0xef && u[1] == 0xbf && u[2] >= 0xbe) return "a character that is none (U+FFFE or U+FFFF)";
+    if (u[0] == 0xef && u[1] == 0xbb && u[2] == 0xbf) return "a byte order mark";
+    if (u[0] == 0xef && u[1] == 0xbf && u[2] >= 0xbe) return "U+FFFE or U+FFFF";
     return NULL;
 }
 
@@ -117,7 +117,7 @@ static int scan_bytes(struct composer *c)
         }
         why = char_refused((const unsigned char *)s, len);
         if (why) {
-            diag_add(c->d, DIAG_ERROR, "E103", mark_of(c, c->n_index), 1, "%s in the file", why);
+            diag_add(c->d, DIAG_ERROR, "E103", mark_of(c, c->n_index), 1, "%s may not stand here", why);
             diag_help(c->d, "help: in double quotes it can be written as an escape, e.g. \"\\x1b\" or \"\\u2028\"");
             return -1;
         }
@@ -141,7 +141,6 @@ static const struct {
     {"did not find expected key", "keys of one map start in the same column"},
     {"did not find expected '-' indicator", "items of one list start in the same column"},
     {"could not find expected ':'", "a key is followed by ': '; a text over several lines needs | or quotes"},
-    {"unexpected end of stream", "a quote was opened and never closed"},
 };
 
 static int syntax_error(struct composer *c)
@@ -155,7 +154,10 @@ static int syntax_error(struct composer *c)
         diag_help(c->d, "help: indent with spaces");
         return -1;
     }
-    if (p->context && p->context_mark.index != index) {
+    if (p->context && strstr(problem, "unexpected end of stream")) {
+        diag_add(c->d, DIAG_ERROR, "E101", mark_of(c, p->context_mark.index), 1,
+                 "not YAML: the quote opened here is never closed");
+    } else if (p->context && p->context_mark.index != index) {
         struct mark from = mark_of(c, p->context_mark.index);
         diag_add(c->d, DIAG_ERROR, "E101", at, 1, "not YAML: %s (%s that starts at %d:%d)", problem, p->context, from.line,
                  from.col);
@@ -199,9 +201,12 @@ static struct node *new_node(struct composer *c, enum node_kind kind, size_t ind
 
 static void refuse_tag(struct composer *c, const yaml_event_t *ev, const yaml_char_t *tag)
 {
+    static const char prefix[] = "tag:yaml.org,2002:";
+    const char *name = (const char *)tag;
+    bool standard = tag && !strncmp(name, prefix, sizeof prefix - 1);
     if (!tag) return;
-    diag_add(c->d, DIAG_ERROR, "E107", mark_of(c, ev->start_mark.index), 1, "tags such as '%s' are not used here",
-             (const char *)tag);
+    diag_add(c->d, DIAG_ERROR, "E107", mark_of(c, ev->start_mark.index), 1, "tags such as '%s%s' are not used here",
+             standard ? "!!" : "", standard ? name + sizeof prefix - 1 : name);
     diag_help(c->d, "help: what a value is follows from its key; write the value alone");
 }
 

@@ -135,7 +135,7 @@ static void read_decode(struct reader *r, struct spec *s, const struct node *v)
 static void read_controls(struct reader *r, struct spec *s, const struct node *v)
 {
     static const char *const words[] = {"noop", "self_transplant", NULL};
-    if (!spec_list(r, v, "controls")) return;
+    if (!spec_words(r, v, "controls")) return;
     for (int i = 0; i < v->n; i++) {
         struct field f[] = {LATER("non_needle"), {0}};
         bool *on;

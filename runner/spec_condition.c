@@ -40,7 +40,8 @@ void spec_axes(struct reader *r, struct spec_own *o, const struct node *v)
 {
     static const char *const reserved[] = {"label", "job", "text", "prompt", "condition", "attempt_id", NULL};
     if (v->kind != NODE_MAP || v->n == 0) {
-        spec_wrong(r, v, "E203", "axes is a map of names and values, not %s", v->kind == NODE_MAP ? "empty" : spec_shown(r, v));
+        spec_wrong(r, v, "E203", "axes: a map of names and values is wanted, this is %s",
+                   v->kind == NODE_MAP ? "empty" : spec_shown(r, v));
         spec_help(r, "help: axes: { tensor: [kv, k, v], layer: { layers: all } }");
         return;
     }
@@ -65,7 +66,7 @@ static int by_int(const void *a, const void *b)
 
 static void read_over(struct reader *r, const struct spec_own *o, const struct node *v, struct condition *c)
 {
-    if (!spec_list(r, v, "over")) return;
+    if (!spec_words(r, v, "over")) return;
     c->over = arena_array(r->mem, (size_t)v->n, sizeof *c->over);
     for (int i = 0; i < v->n; i++) {
         int axis = spec_find(r, v->items[i], "over", &o->axes, "axis"), k = 0;
@@ -110,6 +111,7 @@ static void read_condition(struct reader *r, struct spec_own *o, const struct no
         read_over(r, o, over, c);
     }
     if (spec_field(f, "apply")) c->apply = node_get(v, "apply");
+    if (c->apply && c->apply->kind == NODE_LIST && !spec_list(r, c->apply, "apply")) c->apply = NULL;
     o->inherits[i] = !spec_field(f, "apply");
 }
 
@@ -206,8 +208,8 @@ void spec_try_ops(struct reader *r, struct spec_own *o)
         left = left > tries * nodes ? left - tries * nodes : 0;
     }
     r->axis_used = NULL;
-    for (int i = 0; i < s->n_axes; i++)
-        if (!used[i] && *s->axes[i].name)
+    for (int i = 0; i < s->n_axes && !diag_errors(r->d); i++)
+        if (!used[i])
             spec_warn(r, 109, s->axes[i].at, (int)strlen(s->axes[i].name), "axis '%s' is declared and never used as $%s",
                       s->axes[i].name, s->axes[i].name);
     free(used);

@@ -79,8 +79,9 @@ const struct node *spec_put(struct reader *r, const struct node *v);
 
 /* Sorts the keys of map v into f, which ends with a key NULL. False when v is no map; wrong keys are said and passed over. */
 bool spec_map(struct reader *r, const struct node *v, const char *what, struct field *f);
-const struct node *spec_field(const struct field *f, const char *key);                      /* NULL: not there */
-bool spec_list(struct reader *r, const struct node *v, const char *name);                   /* a list with items */
+const struct node *spec_field(const struct field *f, const char *key);     /* NULL: not there */
+bool spec_list(struct reader *r, const struct node *v, const char *name);  /* a list with items */
+bool spec_words(struct reader *r, const struct node *v, const char *name); /* the same; the help shows a word as a list */
 bool spec_text(struct reader *r, const struct node *v, const char *name, const char **out); /* not empty */
 bool spec_text_or_empty(struct reader *r, const struct node *v, const char *name, const char **out);
 bool spec_int(struct reader *r, const struct node *v, const char *name, int lo, int hi, int *out);

@@ -25,7 +25,7 @@ bool spec_warn(struct reader *r, int code, struct mark at, int width, const char
 
 void spec_read_allowed(struct reader *r, const struct node *v)
 {
-    if (!spec_list(r, v, "allow")) return;
+    if (!spec_words(r, v, "allow")) return;
     for (int i = 0; i < v->n; i++) {
         int k = spec_word(r, v->items[i], "allow", codes, NULL);
         if (k >= 0) r->allowed |= 1u << atoi(codes[k] + 2);

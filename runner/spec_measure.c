@@ -7,7 +7,7 @@
 
 static void read_capture(struct reader *r, const struct node *v, struct capture *c)
 {
-    static const char *const moments[] = {"prefill", "edited", "end", NULL}, *const later[] = {"step", "steps", NULL};
+    static const char *const moments[] = {"prefill", "edited", "end", NULL};
     static const int bits[] = {MOMENT_PREFILL, MOMENT_EDITED, MOMENT_END};
     struct field f[] = {MAY("of"),
                         NEEDED("moments", "moments: [prefill, edited, end]"),
@@ -21,16 +21,22 @@ static void read_capture(struct reader *r, const struct node *v, struct capture 
     if (!spec_map(r, v, "a capture", f)) return;
     of = spec_field(f, "of");
     list = spec_field(f, "moments");
-    if (of && spec_list(r, of, "of")) {
+    if (of && spec_words(r, of, "of")) {
         c->conditions = arena_array(r->mem, (size_t)of->n, sizeof *c->conditions);
         for (int i = 0; i < of->n; i++) {
             int k = spec_find(r, of->items[i], "of", &r->o->conditions, "condition");
             if (k >= 0) c->conditions[c->n++] = k;
         }
     }
-    if (!list || !spec_list(r, list, "moments")) return;
+    if (!list || !spec_words(r, list, "moments")) return;
     for (int i = 0; i < list->n; i++) {
-        int k = spec_word(r, list->items[i], "moments", moments, later);
+        const struct node *m = list->items[i];
+        int k;
+        if (m->kind == NODE_SCALAR && !strncmp(m->text, "step:", 5)) {
+            spec_wrong(r, m, "E206", "moments: %s is not supported yet", spec_shown(r, m));
+            continue;
+        }
+        k = spec_word(r, m, "moments", moments, NULL);
         if (k >= 0) c->moments |= bits[k];
     }
 }
@@ -52,7 +58,7 @@ void spec_captures(struct reader *r, struct spec *s, const struct node *v)
 static void read_words(struct reader *r, const struct node *v, const char *key, struct words *w)
 {
     w->key = key;
-    if (!spec_list(r, v, key ? key : "any")) return;
+    if (!spec_words(r, v, key ? key : "any")) return;
     w->words = arena_array(r->mem, (size_t)v->n, sizeof *w->words);
     for (int i = 0; i < v->n; i++)
         if (spec_text(r, v->items[i], "a word", &w->words[w->n])) w->n++;
@@ -77,7 +83,7 @@ static void read_mentions(struct reader *r, const struct node *v, struct metric 
     static const char *const whichs[] = {"any", "own", "other", NULL}, *const normalises[] = {"casefold", NULL};
     const struct node *any, *which;
     if (v->kind != NODE_MAP) {
-        spec_wrong(r, v, "E203", "mentions is a map of words, not %s", spec_shown(r, v));
+        spec_wrong(r, v, "E203", "mentions: a map of words is wanted, this is %s", spec_shown(r, v));
         spec_help(r, "help: mentions: { any: [word, other word] }");
         return;
     }

@@ -70,7 +70,11 @@ static int read_donor_prompt(struct reader *r, const struct node *v, struct op *
 {
     const struct spec_own *o = r->o;
     if (!spec_text(r, v, "prompt", &op->donor_prompt)) return -1;
-    if (strcmp(op->donor_prompt, "other")) return o->prompts_wrong ? -1 : spec_find(r, v, "prompt", &o->prompts, "prompt");
+    if (strcmp(op->donor_prompt, "other")) {
+        int i = o->prompts_wrong ? -1 : spec_find(r, v, "prompt", &o->prompts, "prompt");
+        if (i < 0 && !o->prompts_wrong) spec_help(r, "or: other");
+        return i;
+    }
     op->donor_other = 1;
     op->donor_prompt = NULL;
     if (o->prompts_wrong || o->unpaired < 0) return -1;
@@ -113,7 +117,7 @@ static void read_from(struct reader *r, const struct node *v, struct op *op)
 /* ---- operations ---- */
 
 /* from, align, rope: they say where values come from, which only a transplant has. */
-static void read_transplant(struct reader *r, const struct node *v, const struct field *f, struct op *op)
+static void read_transplant(struct reader *r, const struct field *f, struct op *op)
 {
     static const char *const aligns[] = {"same_length", NULL}, *const aligns_later[] = {"left", "right", "map", NULL};
     static const char *const ropes[] = {"keep", "rerotate", NULL};
@@ -127,10 +131,10 @@ static void read_transplant(struct reader *r, const struct node *v, const struct
     if (from) {
         read_from(r, from, op);
     } else {
-        spec_wrong(r, v, "E202", "a transplant needs the key 'from'");
+        spec_wrong(r, spec_field(f, "op"), "E202", "a transplant needs the key 'from'");
         spec_help(r, "help: from: { prompt: other }");
     }
-    op->align_at = align ? align->at : v->at;
+    op->align_at = align ? align->at : op->at;
     if (align) spec_word(r, align, "align", aligns, aligns_later);
     op->rope_given = rope != NULL;
     if (rope) op->rerotate = spec_word(r, rope, "rope", ropes, NULL) == 1;
@@ -194,7 +198,7 @@ static void read_op(struct reader *r, const struct node *v, struct op *op)
     }
     if (spec_field(f, "at")) read_select(r, spec_field(f, "at"), -1, &op->select);
     op->donor_select = op->select;
-    if (known) read_transplant(r, v, f, op);
+    if (known) read_transplant(r, f, op);
 }
 
 bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n)

@@ -22,6 +22,7 @@ struct entry {
     const struct node *slot_keys[SLOTS_MAX];
     bool slot_used[SLOTS_MAX];
     int n_slots;
+    int wrong; /* the reader's count before this entry */
 };
 
 /* ---- templates ---- */
@@ -83,6 +84,17 @@ static void unknown_slot(struct reader *r, const struct node *v, const struct en
     buf_free(&b);
 }
 
+static void unclosed_slot(struct reader *r, const struct node *v, const char *name, size_t at)
+{
+    struct mark place;
+    int width = 2;
+    r->wrong++;
+    if (spec_quiet(r)) return;
+    place = brace_place(r, v, at, &width);
+    diag_add(r->d, DIAG_ERROR, "E224", place, width, "%s: {{ without its }}", name);
+    spec_help(r, "help: a slot is written {{NAME}}; {{{{ is a literal {{");
+}
+
 /* Reads v as text with slots. Literal pieces point into the node: a {{{{ ends one behind its first two braces. */
 static void read_template(struct reader *r, const struct node *v, const char *name, struct entry *en, struct template *out)
 {
@@ -104,11 +116,7 @@ static void read_template(struct reader *r, const struct node *v, const char *na
         }
         close = strstr(p + 2, "}}");
         if (!close) {
-            int width = 2;
-            struct mark at = brace_place(r, v, (size_t)(p - s), &width);
-            r->wrong++;
-            diag_add(r->d, DIAG_ERROR, "E224", at, width, "%s: {{ without its }}", name);
-            spec_help(r, "help: a slot is written {{NAME}}; {{{{ is a literal {{");
+            unclosed_slot(r, v, name, (size_t)(p - s));
             return;
         }
         slot = find_slot(en, p + 2, (size_t)(close - p - 2));
@@ -167,7 +175,7 @@ static void read_slot_values(struct reader *r, const struct node *v, const char 
 static void read_slots(struct reader *r, struct spec_own *o, const struct node *v, struct entry *en)
 {
     if (v->kind != NODE_MAP) {
-        spec_wrong(r, v, "E203", "slots is a map of names and values, not %s", spec_shown(r, v));
+        spec_wrong(r, v, "E203", "slots: a map of names and values is wanted, this is %s", spec_shown(r, v));
         return;
     }
     if (v->n > SLOTS_MAX || (size_t)v->n * (size_t)en->n > SLOT_VALUES_MAX) {
@@ -294,7 +302,7 @@ static void read_content(struct reader *r, const struct node *v, const struct fi
     if (ask) spec_word(r, ask, "ask", assistant, NULL);
     if (answer) read_template(r, answer, "answer_starts", en, &starts);
     if (chat && !ask) {
-        spec_wrong(r, v, "E202", "a chat needs the key 'ask'");
+        spec_wrong(r, chat, "E202", "a chat needs the key 'ask' beside it");
         spec_help(r, "help: ask: assistant (the chat template opens the assistant's turn)");
     }
     if (!chat && (ask || answer)) spec_wrong(r, ask ? ask : answer, "E223", "ask and answer_starts go with chat");
@@ -306,7 +314,7 @@ static void read_content(struct reader *r, const struct node *v, const struct fi
         if (bos && spec_bool(r, bos, "add_bos", &add_bos)) en->p[i].add_bos = add_bos;
         lint_end(r, &en->p[i]);
     }
-    if (!tokens) check_slots_used(r, en);
+    if (!tokens && r->wrong == en->wrong) check_slots_used(r, en);
 }
 
 /* Names of an entry; 0 when it is no entry. */
@@ -327,7 +335,7 @@ void spec_prompts(struct reader *r, struct spec_own *o, const struct node *v)
     for (int i = 0; i < v->n; i++) total += count_names(v->items[i]);
     o->s.prompts = arena_array(r->mem, (size_t)total, sizeof *o->s.prompts);
     for (int i = 0; i < v->n; i++) {
-        struct entry en = {.p = o->s.prompts + done, .n = count_names(v->items[i])};
+        struct entry en = {.p = o->s.prompts + done, .n = count_names(v->items[i]), .wrong = r->wrong};
         struct field f[] = {NEEDED("name", "name: sf, or name: [sf, ny] for two prompts of one text"),
                             MAY("slots"),
                             MAY("text"),

@@ -83,7 +83,7 @@ static void help_allowed(struct reader *r, const struct field *f)
     struct buf b = {0};
     for (; f->key; f++)
         if (!(f->flags & FIELD_LATER)) buf_printf(&b, " %s", f->key);
-    spec_help(r, "allowed here:%s", b.p ? b.p : "");
+    if (b.n) spec_help(r, "allowed here:%s", b.p);
     buf_free(&b);
 }
 
@@ -98,10 +98,23 @@ static void unknown_key(struct reader *r, const struct node *k, const char *what
     help_allowed(r, f);
 }
 
+/* In one error: a second one of the same kind at the same place would be dropped. */
+static void missing_keys(struct reader *r, const struct node *v, const char *what, const struct field *f)
+{
+    struct buf b = {0};
+    int n = 0;
+    for (const struct field *g = f; g->key; g++)
+        if ((g->flags & FIELD_NEEDED) && !g->v) buf_printf(&b, "%s'%s'", n++ ? ", " : "", g->key);
+    if (n) spec_wrong(r, v, "E202", "%s needs the key%s %s", what, n > 1 ? "s" : "", b.p);
+    for (const struct field *g = f; n && g->key; g++)
+        if ((g->flags & FIELD_NEEDED) && !g->v && g->note) spec_help(r, "help: %s", g->note);
+    buf_free(&b);
+}
+
 bool spec_map(struct reader *r, const struct node *v, const char *what, struct field *f)
 {
     if (v->kind != NODE_MAP) {
-        spec_wrong(r, v, "E203", "%s is a map of keys and values, not %s", what, spec_shown(r, v));
+        spec_wrong(r, v, "E203", "%s: a map of keys and values is wanted, this is %s", what, spec_shown(r, v));
         help_allowed(r, f);
         return false;
     }
@@ -119,11 +132,7 @@ bool spec_map(struct reader *r, const struct node *v, const char *what, struct f
             g->k = k;
         }
     }
-    for (; f->key; f++) {
-        if (!(f->flags & FIELD_NEEDED) || f->v) continue;
-        spec_wrong(r, v, "E202", "%s needs the key '%s'", what, f->key);
-        if (f->note) spec_help(r, "help: %s", f->note);
-    }
+    missing_keys(r, v, what, f);
     return true;
 }
 
@@ -136,12 +145,18 @@ const struct node *spec_field(const struct field *f, const char *key)
 bool spec_list(struct reader *r, const struct node *v, const char *name)
 {
     if (v->kind != NODE_LIST) {
-        spec_wrong(r, v, "E203", "%s is a list, not %s", name, spec_shown(r, v));
-        if (v->kind == NODE_SCALAR && v->len && v->len < 40) spec_help(r, "help: %s: [%s]", name, v->text);
+        spec_wrong(r, v, "E203", "%s: a list is wanted, this is %s", name, spec_shown(r, v));
         return false;
     }
     if (v->n == 0) spec_wrong(r, v, "E215", "%s is an empty list; leave the key out or fill it", name);
     return v->n > 0;
+}
+
+bool spec_words(struct reader *r, const struct node *v, const char *name)
+{
+    if (spec_list(r, v, name)) return true;
+    if (v->kind == NODE_SCALAR && v->len && v->len < 40) spec_help(r, "help: %s: [%s]", name, v->text);
+    return false;
 }
 
 /* ---- scalars ---- */
@@ -152,11 +167,11 @@ static const struct node *scalar(struct reader *r, const struct node *v, const c
     v = spec_put(r, v);
     if (!v) return NULL;
     if (v->kind != NODE_SCALAR) {
-        spec_wrong(r, v, "E203", "%s is %s, not %s", name, wanted, node_kind_name(v));
+        spec_wrong(r, v, "E203", "%s: %s is wanted, this is %s", name, wanted, node_kind_name(v));
         return NULL;
     }
     if (v->len == 0 && v->style == NODE_PLAIN) {
-        spec_wrong(r, v, "E215", "%s has no value; %s is wanted", name, wanted);
+        spec_wrong(r, v, "E215", "%s: %s is wanted, there is nothing", name, wanted);
         return NULL;
     }
     if (memchr(v->text, 0, v->len)) {
@@ -217,20 +232,21 @@ static enum whole parse_whole(const char *s, size_t n, int *out)
     return WHOLE_OK;
 }
 
-static void not_whole(struct reader *r, const struct node *v, const char *name)
+static void not_whole(struct reader *r, const struct node *v, const char *name, const char *wanted, const char *example)
 {
     const char *s = v->text;
-    spec_wrong(r, v, "E211", "%s: %s is not a whole number", name, spec_shown(r, v));
-    if (s[0] == '0' && (s[1] == 'x' || s[1] == 'X' || s[1] == 'o' || s[1] == 'b'))
+    bool digit = s[0] >= '0' && s[0] <= '9';
+    spec_wrong(r, v, "E211", "%s: %s is not %s", name, spec_shown(r, v), wanted);
+    if (s[0] == '0' && s[1] && strchr("xXob", s[1]))
         spec_help(r, "help: numbers are decimal here");
-    else if (s[0] == '0' && s[1])
+    else if (s[0] == '0' && s[1] >= '0' && s[1] <= '9')
         spec_help(r, "help: no leading zeros (YAML 1.1 would read an octal number)");
-    else if (strchr(s, '_') || strchr(s, ','))
+    else if (digit && (strchr(s, '_') || strchr(s, ',')))
         spec_help(r, "help: digits only, without separators");
-    else if (s[0] >= '0' && s[0] <= '9' && strpbrk(s, "OolI"))
+    else if (digit && strpbrk(s, "OolI"))
         spec_help(r, "help: there is a letter among the digits");
     else
-        spec_help(r, "help: write decimal digits only, e.g. 100");
+        spec_help(r, "help: %s", example);
 }
 
 bool spec_int(struct reader *r, const struct node *v, const char *name, int lo, int hi, int *out)
@@ -241,7 +257,7 @@ bool spec_int(struct reader *r, const struct node *v, const char *name, int lo, 
     if (!v) return false;
     ok = parse_whole(v->text, v->len, &x);
     if (ok == WHOLE_NOT) {
-        not_whole(r, v, name);
+        not_whole(r, v, name, "a whole number", "write decimal digits only, e.g. 100");
         return false;
     }
     if (ok == WHOLE_TOO_LARGE || x < lo || x > hi) {
@@ -264,7 +280,7 @@ int spec_word(struct reader *r, const struct node *v, const char *name, const ch
     struct buf b = {0};
     int i;
     if (v->kind != NODE_SCALAR) {
-        spec_wrong(r, v, "E203", "%s is one word, not %s", name, node_kind_name(v));
+        spec_wrong(r, v, "E203", "%s: one word is wanted, this is %s", name, node_kind_name(v));
         i = -1;
     } else {
         v = scalar(r, v, name, "one word");
@@ -304,24 +320,23 @@ bool spec_name(struct reader *r, const struct node *v, const char *name, bool wi
 
 /* ---- ranges ---- */
 
-static bool one_range(struct reader *r, const struct node *v, const char *name, struct range *out)
+static bool one_range(struct reader *r, const struct node *v, const char *name, bool all, struct range *out)
 {
-    const char *dots;
+    const char *wanted = all ? "a whole number, a range or all" : "a whole number or a range", *dots;
     enum whole a, b;
-    v = scalar(r, v, name, "a whole number or a range");
+    v = scalar(r, v, name, wanted);
     if (!v) return false;
     out->at = v->at;
     dots = strstr(v->text, "..");
-    if (!dots) {
-        if (!spec_int(r, v, name, -INT_MAX, INT_MAX, &out->first)) return false;
-        out->last = out->first;
-        return true;
+    a = parse_whole(v->text, dots ? (size_t)(dots - v->text) : v->len, &out->first);
+    b = dots ? parse_whole(dots + 2, strlen(dots + 2), &out->last) : WHOLE_OK;
+    if (!dots) out->last = out->first;
+    if (a == WHOLE_NOT || b == WHOLE_NOT) {
+        not_whole(r, v, name, wanted, "write 7, or \"0..9\" with both ends included; negatives count from the end: \"-4..-1\"");
+        return false;
     }
-    a = parse_whole(v->text, (size_t)(dots - v->text), &out->first);
-    b = parse_whole(dots + 2, strlen(dots + 2), &out->last);
-    if (a != WHOLE_OK || b != WHOLE_OK) {
-        spec_wrong(r, v, "E211", "%s: %s is not a range of whole numbers", name, spec_shown(r, v));
-        spec_help(r, "help: a range is written \"0..9\", both ends included; negatives count from the end: \"-4..-1\"");
+    if (a == WHOLE_TOO_LARGE || b == WHOLE_TOO_LARGE) {
+        spec_wrong(r, v, "E212", "%s: %s is too large", name, spec_shown(r, v));
         return false;
     }
     if (out->first > out->last && (out->first < 0) == (out->last < 0)) {
@@ -346,14 +361,16 @@ bool spec_ranges(struct reader *r, const struct node *v, const char *name, bool 
         return true;
     }
     if (put->kind == NODE_MAP) {
-        spec_wrong(r, put, "E203", "%s is a list, a range or a whole number%s, not a map", name, all ? " or all" : "");
+        spec_wrong(r, put, "E203", "%s: a whole number, a range%s or a list of them is wanted, this is a map", name,
+                   all ? ", all" : "");
         return false;
     }
     if (put->kind == NODE_LIST && !spec_list(r, put, name)) return false;
     x.n = put->kind == NODE_LIST ? put->n : 1;
     x.r = arena_array(r->mem, (size_t)x.n, sizeof *x.r);
     for (int i = 0; i < x.n; i++)
-        if (!one_range(r, put->kind == NODE_LIST ? put->items[i] : v, name, &x.r[i])) ok = false;
+        if (!one_range(r, put->kind == NODE_LIST ? put->items[i] : v, name, all && put->kind == NODE_SCALAR, &x.r[i]))
+            ok = false;
     if (ok) *out = x;
     return ok;
 }
