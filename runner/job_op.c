@@ -99,7 +99,7 @@ static int check_held(const struct expand *x, int prompt, const struct select *s
              donor ? "position %d is the last token of the donor prompt '%s': its finished cache does not hold it"
                    : "position %d is the last token of prompt '%s': it is not in the cache when the edit is made",
              at[n - 1], p->prompt->name);
-    diag_help(x->d, "pos %d  %s", at[n - 1], snippet_tokens(x->mem, p, at[n - 1], at[n - 1]));
+    diag_help(x->d, "pos %d  %s", at[n - 1], snippet_at(x->mem, p, &at[n - 1], 1));
     diag_help(
         x->d,
         "help: the cache holds 0..%d, then the last token is fed and sees the edit; with decode: { after_edit: reuse_logits } "
