@@ -222,7 +222,7 @@ static int check_length(const struct engine_info *info, const struct bound_promp
         diag_add(d, DIAG_ERROR, "E302", p->at, width, "prompt '%s' has no token", p->name);
         return -1;
     }
-    if (b->n_tokens > info->n_ctx_train) {
+    if (info->n_ctx_train > 0 && b->n_tokens > info->n_ctx_train) {
         diag_add(d, DIAG_ERROR, "E303", p->at, width, "prompt '%s' has %d tokens; the model was trained for at most %d",
                  p->name, b->n_tokens, info->n_ctx_train);
         return -1;

@@ -14,6 +14,11 @@ static bool whole_word(const char *text, int n, int start, int end)
     return (start == 0 || !isalnum((unsigned char)text[start - 1])) && (end >= n || !isalnum((unsigned char)text[end]));
 }
 
+static bool allowed(const struct expand *x, int code)
+{
+    return x->s->allowed & 1u << (code - 100);
+}
+
 /* W106: the slot's value also stands in the prompt where no slot of this name is: the model can read it there. */
 static void warn_elsewhere(const struct expand *x, const struct bound_prompt *p, const struct select *sel)
 {
@@ -42,8 +47,8 @@ static void warn_elsewhere(const struct expand *x, const struct bound_prompt *p,
 
 static void warn_chosen(const struct expand *x, const struct bound_prompt *p, const struct select *sel, const struct chosen *c)
 {
-    if (sel->kind == SELECT_SLOT) warn_elsewhere(x, p, sel);
-    if (c->at[0] == 0)
+    if (sel->kind == SELECT_SLOT && !allowed(x, 106)) warn_elsewhere(x, p, sel);
+    if (c->at[0] == 0 && !allowed(x, 107))
         diag_add(x->d, DIAG_WARNING, "W107", sel->at, sel->width,
                  "position 0 of prompt '%s' is edited: most attention rests there whatever it says", p->prompt->name);
 }
@@ -99,7 +104,7 @@ static int check_held(const struct expand *x, int prompt, const struct select *s
              donor ? "position %d is the last token of the donor prompt '%s': its finished cache does not hold it"
                    : "position %d is the last token of prompt '%s': it is not in the cache when the edit is made",
              at[n - 1], p->prompt->name);
-    diag_help(x->d, "pos %d  %s", at[n - 1], snippet_tokens(x->mem, p, at[n - 1], at[n - 1]));
+    diag_help(x->d, "pos %d  %s", at[n - 1], snippet_at(x->mem, p, &at[n - 1], 1));
     diag_help(
         x->d,
         "help: the cache holds 0..%d, then the last token is fed and sees the edit; with decode: { after_edit: reuse_logits } "

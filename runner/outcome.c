@@ -3,6 +3,8 @@
 
 #include "width.h"
 
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
@@ -62,6 +64,11 @@ static size_t longest(const struct outcome *o, int column, const char *s, size_t
 }
 
 /* ---- one cell ---- */
+
+static void spaces(struct buf *b, int n)
+{
+    while (n-- > 0) buf_char(b, ' ');
+}
 
 struct pen {
     const struct outcome *o;
@@ -124,38 +131,36 @@ static void draw_text(struct pen *p, int column, const char *s, size_t n)
     }
 }
 
-static void spaces(struct buf *b, int n)
-{
-    while (n-- > 0) buf_char(b, ' ');
-}
-
-/* A name in exactly width columns. */
-static void draw_name(struct buf *b, const char *s, int width)
+/* A name in at most width columns; returns how many. */
+static int cut_name(struct buf *b, const char *s, int width)
 {
     size_t n = strlen(s);
     int w = width_text(s, n);
     if (w > width) {
         n = width_fit(s, n, width - 1);
+        w = width_text(s, n) + 1;
         buf_add(b, s, n);
         buf_str(b, "…");
-        w = width_text(s, n) + 1;
     } else
         buf_str(b, s);
-    spaces(b, width - w);
+    return w;
 }
 
-static void draw_cell(const struct outcome *o, struct buf *out, int row, int column, int width)
+static void draw_name(struct buf *b, const char *s, int width)
+{
+    spaces(b, width - cut_name(b, s, width));
+}
+
+/* A cell in at most width columns; returns how many. */
+static int draw_cell(const struct outcome *o, struct buf *out, int row, int column, int width)
 {
     const struct outcome_cell *c = &o->cells[(size_t)row * (size_t)o->n_columns + (size_t)column];
     struct pen p = {o, out, 0, width, NULL};
     size_t skip = 0;
-    if (!c->text) {
-        draw_name(out, c->note ? c->note : "-", width);
-        return;
-    }
+    if (!c->text) return cut_name(out, c->note ? c->note : "-", width);
     while (skip < c->n && c->text[skip] == ' ') skip++; /* most texts begin with the space of their first word */
     draw_text(&p, column, c->text + skip, c->n - skip);
-    spaces(out, width - p.used);
+    return p.used;
 }
 
 /* ---- blocks of columns ---- */
@@ -184,20 +189,39 @@ static void trim_line(struct buf *b)
     buf_char(b, '\n');
 }
 
-static void draw_block(const struct outcome *o, struct buf *out, int first, int end, int names, int cell)
+/* Columns that the longest text of a column takes, its name included. */
+static int column_need(const struct outcome *o, int column)
+{
+    int need = names_width(&o->columns[column], 1, INT_MAX), i;
+    for (i = 0; i < o->n_rows; i++) {
+        struct buf all = {0};
+        int w = draw_cell(o, &all, i, column, INT_MAX / 2);
+        if (w > need) need = w;
+        buf_free(&all);
+    }
+    return need;
+}
+
+static int least(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* need: (n_columns); no column gets more than cell. */
+static void draw_block(const struct outcome *o, struct buf *out, int first, int end, int names, int cell, const int *need)
 {
     int i, k;
     spaces(out, names);
     for (k = first; k < end; k++) {
         spaces(out, GAP);
-        draw_name(out, o->columns[k], cell);
+        draw_name(out, o->columns[k], least(cell, need[k]));
     }
     trim_line(out);
     for (i = 0; i < o->n_rows; i++) {
         draw_name(out, o->rows[i], names);
         for (k = first; k < end; k++) {
             spaces(out, GAP);
-            draw_cell(o, out, i, k, cell);
+            spaces(out, least(cell, need[k]) - draw_cell(o, out, i, k, least(cell, need[k])));
         }
         trim_line(out);
     }
@@ -219,22 +243,49 @@ static void draw_legend(const struct outcome *o, struct buf *out)
     if (shown) buf_char(out, '\n');
 }
 
+/* The widest cell with which the columns first..end-1 fit into room. */
+static int share(const int *need, int first, int end, int room)
+{
+    int low = CELL_LEAST, high = room, k;
+    while (low < high) {
+        int cell = low + (high - low + 1) / 2, sum = 0;
+        for (k = first; k < end; k++) sum += least(need[k], cell) + GAP;
+        if (sum <= room)
+            low = cell;
+        else
+            high = cell - 1;
+    }
+    return low;
+}
+
+/* Columns that the group first..end-1 asks for at least. */
+static int group_least(const int *need, int first, int end)
+{
+    int w = 0, k;
+    for (k = first; k < end; k++) w += least(need[k], CELL_MIN) + GAP;
+    return w;
+}
+
 void outcome_text(const struct outcome *o, struct buf *out)
 {
     int width = o->width < WIDTH_MIN ? WIDTH_MIN : o->width;
-    int names = names_width(o->rows, o->n_rows, width / 3), room = width - names, first, end, next, cell;
+    int names = names_width(o->rows, o->n_rows, width / 3), room = width - names, first, end, next, used;
+    int *need = mem_array((size_t)o->n_columns, sizeof *need);
+    for (first = 0; first < o->n_columns; first++) need[first] = column_need(o, first);
     for (first = 0; first < o->n_columns; first = end) {
         end = group_end(o, first);
-        while (end < o->n_columns && (next = group_end(o, end), room / (next - first) >= CELL_MIN + GAP)) end = next;
-        cell = room / (end - first) - GAP;
-        if (cell < CELL_LEAST) { /* a group too wide for the terminal is broken up */
-            end = first + room / (CELL_LEAST + GAP);
-            cell = room / (end - first) - GAP;
+        used = group_least(need, first, end);
+        while (end < o->n_columns && used + group_least(need, end, next = group_end(o, end)) <= room) {
+            used += group_least(need, end, next);
+            end = next;
         }
+        if (end - first > room / (CELL_LEAST + GAP))
+            end = first + room / (CELL_LEAST + GAP); /* a group too wide for the terminal */
         if (first) buf_char(out, '\n');
-        draw_block(o, out, first, end, names, cell);
+        draw_block(o, out, first, end, names, share(need, first, end, room), need);
     }
     draw_legend(o, out);
+    free(need);
 }
 
 /* ---- from a spec ---- */

@@ -82,13 +82,11 @@ static void show_grid(const struct plan *p, int first, int last)
 static void show_at(const struct plan *p, int prompt, int width, const char *what, const int *at, int n)
 {
     const struct bound_prompt *b = &p->jobs->prompts[prompt];
-    int run = 1;
-    while (run < n && at[run] == at[run - 1] + 1) run++;
     buf_str(p->out, "  ");
     pad(p->out, b->prompt->name, width);
     buf_printf(p->out, "  tokens %4d  ", b->n_tokens);
     pad(p->out, what, 12);
-    buf_printf(p->out, " → %-8s  %s\n", snippet_positions(p->mem, at, n), snippet_tokens(p->mem, b, at[0], at[run - 1]));
+    buf_printf(p->out, " → %-8s  %s\n", snippet_positions(p->mem, at, n), snippet_at(p->mem, b, at, n));
 }
 
 static bool is_span(const struct bound_prompt *b, const int *at, int n)

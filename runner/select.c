@@ -171,7 +171,7 @@ static void show_hits(const struct search *q, const struct hits *hits)
     }
     for (i = 0; i < n; i++)
         diag_help(q->d, "nth %d  bytes %-*s  token %-*s  %s", hits->h[i].nth, wb, bytes[i], wt, tokens[i],
-                  snippet_tokens(q->mem, q->p, hits->h[i].tok_start, hits->h[i].tok_end - 1));
+                  snippet_span(q->mem, q->p, hits->h[i].tok_start, hits->h[i].tok_end));
     if (hits->n > ROWS) diag_help(q->d, "… and %d more", hits->n - ROWS);
 }
 
@@ -226,7 +226,7 @@ static int check_hit(const struct search *q, const struct span *h)
         diag_add(q->d, DIAG_ERROR, "E310", sel->at, sel->width, "%s'%s' covers only a part of its tokens in prompt '%s'", kind,
                  q->shown, q->p->prompt->name);
         diag_help(q->d, "bytes %d..%d  token %s  %s", h->byte_start, h->byte_end, positions_of(q, h),
-                  snippet_tokens(q->mem, q->p, h->tok_start, h->tok_end - 1));
+                  snippet_span(q->mem, q->p, h->tok_start, h->tok_end));
         diag_help(q->d, "help: select whole tokens; only white space before the text may belong to its first token");
         return -1;
     }

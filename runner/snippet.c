@@ -50,21 +50,29 @@ const char *snippet_token(arena *mem, const struct bound_prompt *p, int i)
     return snippet_text(mem, p->text + t->start, (size_t)(t->end - t->start), TOKEN_CHARS);
 }
 
-const char *snippet_tokens(arena *mem, const struct bound_prompt *p, int first, int last)
+const char *snippet_at(arena *mem, const struct bound_prompt *p, const int *at, int n)
 {
     struct buf b = {0};
-    int a = first > BEFORE ? first - BEFORE : 0, z = last + AFTER < p->n_tokens ? last + AFTER : p->n_tokens - 1, i;
+    int first = at[0], last = at[n - 1], k = 0, i;
+    int a = first > BEFORE ? first - BEFORE : 0, z = last + AFTER < p->n_tokens ? last + AFTER : p->n_tokens - 1;
     if (a > 0) buf_str(&b, "…");
     for (i = a; i <= z; i++) {
-        bool inside = i >= first && i <= last;
-        if (last - first >= LONG && i == first + LONG / 2) {
+        if (i == first + LONG / 2 && last - first >= LONG) {
             i = last - LONG / 2 + 1;
             buf_str(&b, "…|");
         }
-        buf_printf(&b, inside ? "[%s]|" : "%s|", snippet_token(mem, p, i));
+        while (k < n && at[k] < i) k++;
+        buf_printf(&b, k < n && at[k] == i ? "[%s]|" : "%s|", snippet_token(mem, p, i));
     }
     if (z < p->n_tokens - 1) buf_str(&b, " …");
     return to_arena(mem, &b);
+}
+
+const char *snippet_span(arena *mem, const struct bound_prompt *p, int first, int end)
+{
+    int n = end - first, *at = arena_array(mem, (size_t)n, sizeof *at), i;
+    for (i = 0; i < n; i++) at[i] = first + i;
+    return snippet_at(mem, p, at, n);
 }
 
 const char *snippet_positions(arena *mem, const int *at, int n)

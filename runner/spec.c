@@ -220,6 +220,7 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
     if (!spec_map(r, root, "a spec", f)) return;
     if ((v = spec_field(f, "allow"))) spec_read_allowed(r, v);
     spec_lint_file(r);
+    s->allowed = r->allowed;
     if ((v = spec_field(f, "experiment"))) {
         s->experiment_at = v->at;
         spec_name(r, v, "experiment", false, NULL, &s->experiment);

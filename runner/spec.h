@@ -199,7 +199,8 @@ struct spec {
     int n_captures;
     struct metric *metrics; /* (n_metrics) */
     int n_metrics;
-    const char *db; /* run.db or NULL */
+    const char *db;   /* run.db or NULL */
+    unsigned allowed; /* warnings silenced by `allow`: bit c of code W100 + c */
 };
 
 /* *out only on success. Fails with e set when the file cannot be read (ERR_INPUT); with e empty and *diags filled when the

@@ -121,6 +121,10 @@ static void a_slot_s_value_elsewhere_and_position_0_are_warned_of(void **state)
     assert_non_null(strstr(b.said, "warning W106: 'SF' also stands outside slot 'city' in prompt 'sf', at bytes 21..23"));
     assert_non_null(strstr(b.said, "warning W107: position 0 of prompt 'sf' is edited"));
     assert_int_equal(diag_warnings(b.d), 2);
+    bound_good(&b, HEAD "prompts:\n  - name: sf\n    slots: { city: SF }\n    text: '{{city}} it is: SFO is not SF.'\n"
+                        "conditions: [{ name: zero, apply: [" ZERO "] }]\nallow: [W106]\n" DECODE);
+    assert_int_equal(diag_warnings(b.d), 1);
+    assert_null(strstr(b.said, "W106"));
 }
 
 static void captures_follow_their_conditions_and_never_a_control(void **state)

@@ -1,0 +1,150 @@
+/* test_plan.c: what plan and tokens print, to the byte, against a made-up engine. */
+#include "fake_engine.h"
+
+#include "bound.h"
+
+#include "../../runner/plan.h"
+#include "../../runner/tokens.h"
+
+#include <jansson.h>
+
+static struct bound b;
+static struct buf out;
+
+static int setup(void **state)
+{
+    (void)state;
+    fake_reset();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    bound_free(&b);
+    buf_free(&out);
+    fake_reset();
+    return 0;
+}
+
+static const char needle[] =
+    "kvrun: 1\nexperiment: needle\nmodel: { path: fake.gguf }\n"
+    "prompts:\n  - name: [sf, ny]\n    slots: { city: [San Francisco, New York] }\n"
+    "    text: \"User: I am flying to {{city}} city.\\nAssistant:\"\n"
+    "conditions:\n  - name: baseline\n  - name: again\n  - name: zero\n"
+    "    apply: [{ op: zero, tensor: kv, layers: all, at: { slot: city }, when: finished_cache }]\n"
+    "  - name: swap\n    apply:\n      - { op: transplant, tensor: k, layers: [0, 2], heads: [1], at: { tokens: [0, '2..3'] }, "
+    "when: "
+    "finished_cache,\n          from: { prompt: other, condition: baseline, at: { tokens: [1, '2..3'] } }, rope: rerotate }\n"
+    "controls: [noop]\ndecode: { greedy: true, max_tokens: 10, after_edit: rerun_last }\n"
+    "capture: { kv: [{ of: [baseline], moments: [prefill, end] }] }\n";
+
+static void the_plan_shows_jobs_positions_and_cost(void **state)
+{
+    (void)state;
+    bound_good(&b, needle);
+    plan_text(b.s, &fake, b.j, NULL, &out);
+    /* 2 baselines x (12 tokens at prefill + 22 at the end) x 2048 bytes = 139264 */
+    assert_string_equal(out.p, "needle: 10 jobs\n"
+                               "  run        8\n"
+                               "  same       2  as a job above, one answer for both labels\n"
+                               "jobs        sf  ny\n"
+                               "  baseline   1   1\n"
+                               "  again      1   1\n"
+                               "  zero       1   1\n"
+                               "  swap       1   1\n"
+                               "  noop       1   1\n"
+                               "positions\n"
+                               "  sf  tokens   13  slot city    → 6..7      … flying| to|[ San]|[ Francisco]| city|.|\\n| …\n"
+                               "  sf  tokens   13  edited       → 0, 2..3   [User]|:|[ I]|[ am]| flying| to| San| …\n"
+                               "  ny  tokens   13  slot city    → 6..7      … flying| to|[ New]|[ York]| city|.|\\n| …\n"
+                               "  ny  tokens   13  edited       → 0, 2..3   [User]|:|[ I]|[ am]| flying| to| New| …\n"
+                               "cost   2 prefills, 26 tokens · decode 8 × 10 tokens at most · KV to store 139 kB raw\n");
+}
+
+static void stored_answers_are_taken_off_the_plan(void **state)
+{
+    bool reuse[10] = {true, false, true};
+    (void)state;
+    bound_good(&b, needle);
+    assert_int_equal(b.j->n, 10);
+    plan_text(b.s, &fake, b.j, reuse, &out);
+    assert_non_null(strstr(out.p, "  run        6\n  reuse      2  answers are in the database\n  same       2"));
+    assert_non_null(strstr(out.p, "decode 6 × 10 tokens at most"));
+}
+
+static void the_plan_as_json_holds_every_job_resolved(void **state)
+{
+    json_t *v, *job, *op, *from;
+    err e = {0};
+    (void)state;
+    bound_good(&b, needle);
+    assert_int_equal(plan_json(b.s, &fake, b.j, NULL, &out, &e), 0);
+    v = json_loads(out.p, 0, NULL);
+    assert_non_null(v);
+    assert_string_equal(json_string_value(json_object_get(v, "experiment")), "needle");
+    assert_int_equal(json_array_size(json_object_get(v, "jobs")), 10);
+    job = json_array_get(json_object_get(v, "jobs"), 3);
+    assert_string_equal(json_string_value(json_object_get(job, "label")), "sf/swap");
+    assert_string_equal(json_string_value(json_object_get(job, "key_json")), b.j->jobs[3].key_json);
+    assert_int_equal(strlen(json_string_value(json_object_get(job, "key"))), 64);
+    assert_int_equal(json_integer_value(json_object_get(job, "n_prompt")), b.p[0].n_tokens);
+    op = json_array_get(json_object_get(job, "ops"), 0);
+    from = json_object_get(op, "from");
+    assert_string_equal(json_string_value(json_object_get(from, "prompt")), "ny");
+    assert_int_equal(json_integer_value(json_array_get(json_object_get(from, "at"), 0)), 1);
+    assert_int_equal(json_array_size(json_object_get(op, "layers")), 2);
+    assert_string_equal(json_string_value(json_object_get(op, "rope")), "rerotate");
+    assert_string_equal(json_string_value(json_object_get(json_array_get(json_object_get(v, "jobs"), 1), "same_as")),
+                        "sf/baseline");
+    json_decref(v);
+}
+
+static void tokens_show_text_bytes_and_slots(void **state)
+{
+    (void)state;
+    fake.info.add_bos = true;
+    bound_good(
+        &b, "kvrun: 1\nexperiment: x\nmodel: { path: fake.gguf }\nprompts:\n  - name: a\n    slots: { x: New York, y: ork }\n"
+            "    text: \"To {{x}}\\n\\u6771 {{y}}s \\u00e9\"\nconditions: [{ name: baseline }]\ndecode: { greedy: true }\n");
+    tokens_text(&b.p[0], &fake, &out);
+    assert_string_equal(out.p, "a: 11 tokens, 23 bytes\n"
+                               "  pos     id  text       bytes         slot\n"
+                               "    0      0  [<|bos|>]  0..0\n"
+                               "    1      3  [To]       0..2\n"
+                               "    2      4  [ New]     2..6          x\n"
+                               "    3      5  [ York]    6..11         x\n"
+                               "    4      6  [\\n]       11..12\n"
+                               "    5      7  [\\xe6]     12..13\n"
+                               "    6      8  [\\x9d]     13..14\n"
+                               "    7      9  [\\xb1]     14..15\n"
+                               "    8     10  [ orks]    15..20        y (in part)\n"
+                               "    9     11  [ \\xc3]    20..22\n"
+                               "   10     12  [\\xa9]     22..23\n");
+}
+
+static void tokens_as_json_replace_what_is_no_utf8(void **state)
+{
+    err e = {0};
+    (void)state;
+    fake.info.add_bos = true;
+    bound_good(&b, "kvrun: 1\nexperiment: x\nmodel: { path: fake.gguf }\nprompts:\n  - { name: a, text: \"Hi \\u00e9\\n\" }\n"
+                   "conditions: [{ name: baseline }]\ndecode: { greedy: true }\n");
+    assert_int_equal(tokens_json(&b.p[0], &fake, &out, &e), 0);
+    assert_string_equal(
+        out.p, "{\"text\": \"Hi é\\n\", \"tokens\": [{\"id\": 0, \"text\": \"<|bos|>\", \"start\": 0, \"end\": 0}, {\"id\": 3, "
+               "\"text\": \"Hi\", \"start\": 0, \"end\": 2}, {\"id\": 4, \"text\": \" �\", \"start\": 2, \"end\": 4}, {\"id\": "
+               "5, \"text\": \"�\", \"start\": 4, \"end\": 5}, {\"id\": 6, \"text\": \"\\n\", \"start\": 5, \"end\": 6}]}\n");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(the_plan_shows_jobs_positions_and_cost, setup, teardown),
+        cmocka_unit_test_setup_teardown(stored_answers_are_taken_off_the_plan, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_plan_as_json_holds_every_job_resolved, setup, teardown),
+        cmocka_unit_test_setup_teardown(tokens_show_text_bytes_and_slots, setup, teardown),
+        cmocka_unit_test_setup_teardown(tokens_as_json_replace_what_is_no_utf8, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
