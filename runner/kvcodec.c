@@ -96,7 +96,7 @@ static void split16(const uint8_t *raw, size_t n, int rot, uint8_t *top, uint8_t
         if (m < BLOCK) memset(x, 0, sizeof x);
         memcpy(x, raw + i * 2, m * 2);
         for (k = 0; k < BLOCK; k++) {
-            uint16_t r = (uint16_t)(x[k] << rot | x[k] >> (16 - rot));
+            uint16_t r = (uint16_t)((uint32_t)x[k] << rot | x[k] >> (16 - rot));
             hi[k] = (uint8_t)(r >> 8);
             lo[k] = (uint8_t)r;
         }
@@ -117,7 +117,7 @@ static void join16(uint8_t *raw, size_t n, int rot, const uint8_t *top, const ui
         memcpy(lo, low + i, m);
         for (k = 0; k < BLOCK; k++) {
             uint16_t r = (uint16_t)(hi[k] << 8 | lo[k]);
-            x[k] = (uint16_t)(r >> rot | r << (16 - rot));
+            x[k] = (uint16_t)(r >> rot | (uint32_t)r << (16 - rot));
         }
         memcpy(raw + i * 2, x, m * 2);
     }

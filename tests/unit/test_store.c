@@ -91,8 +91,7 @@ static void everything_asked_is_registered_before_the_first_answer(void **state)
     assert_int_equal(ask(st, "SELECT count(*) FROM prompt_span WHERE name='city' AND edges='space'"), 2);
     assert_int_equal(ask(st, "SELECT count(*) FROM v_prompt_token WHERE prompt='ny' AND experiment='needle'"), 4);
     assert_string_equal(ask_text(st, "SELECT token FROM v_prompt_token WHERE prompt='ny' AND pos=2"), " York");
-    assert_string_equal(ask_text(st,
-                                 "SELECT p.name FROM spec_job sj JOIN intervention i USING (job_id)"
+    assert_string_equal(ask_text(st, "SELECT p.name FROM spec_job sj JOIN intervention i USING (job_id)"
                                      " JOIN spec_prompt p ON p.prompt_id=i.donor_prompt_id WHERE sj.label='sf/transplant'"),
                         "ny");
     assert_string_equal(
