@@ -68,6 +68,8 @@ static const char *make_label(arena *mem, const struct spec *s, const struct job
     return label;
 }
 
+/* A capture that names no conditions is for every job, controls too: what they store shows that it equals the baseline. The
+   moment after the edit of a job without one is the moment before it; its chunks are stored once for both. */
 static int wanted_moments(const struct spec *s, const struct job *j)
 {
     int i, k, m = 0;
@@ -77,7 +79,7 @@ static int wanted_moments(const struct spec *s, const struct job *j)
         for (k = 0; c->conditions && k < c->n; k++)
             if (c->conditions[k] == j->condition) m |= c->moments;
     }
-    return j->n_ops ? m : m & ~MOMENT_EDITED; /* without an edit there is no moment after it */
+    return m;
 }
 
 static int make_job(struct expand *x, arena *scratch, struct job *j)
@@ -136,6 +138,7 @@ static void add_control(struct jobs *all, const struct spec *s, int prompt, cons
         .condition_name = op == EDIT_NOOP ? "noop" : "self_transplant", .prompt = prompt, .condition = -1, .n_ops = n};
     j->label = make_label(all->mem, s, j);
     j->after = s->decode.after_edit;
+    j->moments = wanted_moments(s, j);
     j->ops = arena_array(all->mem, (size_t)n, sizeof *j->ops);
     for (i = 0; i < n; i++) {
         j->ops[i] = edits[i];

@@ -149,7 +149,7 @@ static void fix_make_jobs(void)
                           .key_json = keys[i]};
         snprintf(keys[i], sizeof keys[i], "{\"n\":%d}", i);
         snprintf(labels[i], sizeof labels[i], "%s/%s%s%s", fix_spec_prompts[p].name, conditions[c],
-                 index[c] == 1 ? "/layer=" : "", index[c] == 1 ? fix_values[c - 1].text : "");
+                 index[c] == 1 ? "/layer=" : "", c && index[c] == 1 ? fix_values[c - 1].text : "");
         if (c) j->ops = &fix_ops[c == 3 ? 2 + p : c == 4 ? 4 : c - 1], j->n_ops = 1, j->after = AFTER_RERUN_LAST;
         if (index[c] == 1) j->values = &fix_values[c - 1], j->n_values = 1;
         j->moments = c == 0 ? MOMENT_PREFILL : c == 3 ? MOMENT_EDITED | MOMENT_END : 0;

@@ -127,7 +127,7 @@ static void a_slot_s_value_elsewhere_and_position_0_are_warned_of(void **state)
     assert_null(strstr(b.said, "W106"));
 }
 
-static void captures_follow_their_conditions_and_never_a_control(void **state)
+static void captures_follow_their_conditions(void **state)
 {
     (void)state;
     bound_good(&b, HEAD PAIR
@@ -136,6 +136,16 @@ static void captures_follow_their_conditions_and_never_a_control(void **state)
     assert_int_equal(job_of("sf/baseline")->moments, MOMENT_PREFILL);
     assert_int_equal(job_of("sf/zero")->moments, MOMENT_EDITED | MOMENT_END);
     assert_int_equal(job_of("sf/noop")->moments, 0);
+}
+
+static void a_capture_without_conditions_is_for_every_job(void **state)
+{
+    (void)state;
+    bound_good(&b, HEAD PAIR "conditions:\n  - name: baseline\n  - name: zero\n    apply: [" ZERO "]\ncontrols: [noop]\n" DECODE
+                             "capture:\n  kv:\n    - { moments: [prefill, edited] }\n");
+    assert_int_equal(job_of("sf/baseline")->moments, MOMENT_PREFILL | MOMENT_EDITED);
+    assert_int_equal(job_of("sf/zero")->moments, MOMENT_PREFILL | MOMENT_EDITED);
+    assert_int_equal(job_of("sf/noop")->moments, MOMENT_PREFILL | MOMENT_EDITED);
 }
 
 static void labels_with_one_key_run_once_and_capture_for_both(void **state)
@@ -344,7 +354,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(controls_touch_every_edit_of_their_prompt_once, setup, teardown),
         cmocka_unit_test_setup_teardown(without_controls_asked_for_there_are_none, setup, teardown),
         cmocka_unit_test_setup_teardown(a_slot_s_value_elsewhere_and_position_0_are_warned_of, setup, teardown),
-        cmocka_unit_test_setup_teardown(captures_follow_their_conditions_and_never_a_control, setup, teardown),
+        cmocka_unit_test_setup_teardown(captures_follow_their_conditions, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_capture_without_conditions_is_for_every_job, setup, teardown),
         cmocka_unit_test_setup_teardown(labels_with_one_key_run_once_and_capture_for_both, setup, teardown),
         cmocka_unit_test_setup_teardown(a_key_is_the_hash_of_what_can_change_the_answer, setup, teardown),
         cmocka_unit_test_setup_teardown(names_titles_and_captures_do_not_change_a_key, setup, teardown),

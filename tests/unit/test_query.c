@@ -524,7 +524,7 @@ static void files_that_are_not_ours_are_refused(void **state)
 
 static void a_database_in_a_folder_one_may_not_write_to_can_be_read(void **state)
 {
-    char dir[64], path[80], command[256];
+    char dir[256], path[300], command[1024];
     int code;
     char *text;
     (void)state;
