@@ -149,9 +149,9 @@ static void fix_make_jobs(void)
                           .key_json = keys[i]};
         snprintf(keys[i], sizeof keys[i], "{\"n\":%d}", i);
         snprintf(labels[i], sizeof labels[i], "%s/%s%s%s", fix_spec_prompts[p].name, conditions[c],
-                 index[c] == 1 ? "/layer=" : "", c && index[c] == 1 ? fix_values[c - 1].text : "");
+                 index[c] == 1 ? "/layer=" : "", index[c] == 1 ? fix_values[c == 2].text : "");
         if (c) j->ops = &fix_ops[c == 3 ? 2 + p : c == 4 ? 4 : c - 1], j->n_ops = 1, j->after = AFTER_RERUN_LAST;
-        if (index[c] == 1) j->values = &fix_values[c - 1], j->n_values = 1;
+        if (index[c] == 1) j->values = &fix_values[c == 2], j->n_values = 1;
         j->moments = c == 0 ? MOMENT_PREFILL : c == 3 ? MOMENT_EDITED | MOMENT_END : 0;
     }
 }
@@ -174,7 +174,7 @@ static const char *fix_path(void)
 static void fix_remove(const char *path)
 {
     static const char *const tails[] = {"", "-wal", "-shm", "-journal"};
-    char name[128];
+    char name[512];
     int i;
     for (i = 0; i < COUNT(tails); i++) {
         snprintf(name, sizeof name, "%s%s", path, tails[i]);
