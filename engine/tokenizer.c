@@ -55,7 +55,9 @@ static int load_tokens(tokenizer *t, const gguf *g, enum spelling spelling, err 
         if (type && check_type(type[i], i, e)) goto out;
         if (tokenizer_vocab_set(&t->vocab, (int)i, text[i], type ? (enum token_type)type[i] : TOKEN_NORMAL, e)) goto out;
     }
-    rc = tokenizer_vocab_index(&t->vocab, e);
+    if (tokenizer_vocab_add_markers(&t->vocab, e)) goto out;
+    tokenizer_vocab_index(&t->vocab);
+    rc = 0;
 out:
     free(text);
     free(type);
@@ -64,12 +66,19 @@ out:
 
 static int load_merges(tokenizer *t, const gguf *g, err *e)
 {
-    struct gguf_str *merges = NULL;
-    size_t n;
-    int rc;
-    if (gguf_strings(g, "tokenizer.ggml.merges", &merges, &n, e)) return -1;
-    rc = tokenizer_bpe_load(&t->bpe, &t->vocab, merges, n, e);
-    free(merges);
+    struct gguf_str *text = NULL;
+    struct bpe_pair *pair;
+    size_t n, i;
+    int rc = 0;
+    if (gguf_strings(g, "tokenizer.ggml.merges", &text, &n, e)) return -1;
+    pair = mem_array(n, sizeof *pair);
+    for (i = 0; i < n && !rc; i++)
+        if (tokenizer_bpe_cut(text[i], &pair[i]))
+            rc = err_set(e, ERR_ENV, "merge %zu '%.*s' is not of two tokens", i, text[i].n > 80 ? 80 : (int)text[i].n,
+                         text[i].p);
+    if (!rc) rc = tokenizer_bpe_load(&t->bpe, &t->vocab, pair, n, e);
+    free(pair);
+    free(text);
     return rc;
 }
 
@@ -112,10 +121,9 @@ static int load_ids(tokenizer *t, const gguf *g, err *e)
     if (load_id(g, "tokenizer.ggml.eot_token_id", n, &end[1], e)) return -1;
     if (load_id(g, "tokenizer.ggml.eom_token_id", n, &end[2], e)) return -1;
     end[0] = t->eos;
-    set_stop(t, end, 3);
     if (gguf_has(g, "tokenizer.ggml.add_bos_token") && gguf_bool(g, "tokenizer.ggml.add_bos_token", &t->add_bos, e)) return -1;
     if (t->bos < 0) t->add_bos = false;
-    return 0;
+    return tokenizer_finish(t, end, 3, NULL, 0, e);
 }
 
 static int load_bpe(tokenizer *t, const gguf *g, err *e)
@@ -123,7 +131,7 @@ static int load_bpe(tokenizer *t, const gguf *g, err *e)
     struct pre_traits traits;
     struct gguf_str pre;
     if (gguf_string(g, "tokenizer.ggml.pre", &pre, e)) return -1;
-    t->pre = tokenizer_pre_new(pre, &traits, e);
+    t->pre = tokenizer_pre_named(pre, &traits, e);
     if (!t->pre) return -1;
     snprintf(t->kind, sizeof t->kind, "bpe:%.*s", traits.n_name, traits.name);
     t->bpe.ignore_merges = traits.ignore_merges;
@@ -210,7 +218,7 @@ static void hash_u32(EVP_MD_CTX *c, uint32_t x)
 }
 
 /* Over numbers and bytes in a fixed order, each text with its length in front; integers little endian. */
-static int set_sha256(tokenizer *t, err *e)
+static int set_sha256(tokenizer *t, const char *source, size_t n_source, err *e)
 {
     EVP_MD_CTX *c = EVP_MD_CTX_new();
     size_t k;
@@ -245,9 +253,16 @@ static int set_sha256(tokenizer *t, err *e)
     hash_u32(c, (uint32_t)t->bos);
     hash_u32(c, (uint32_t)t->eos);
     for (i = 0; i < t->n_stop; i++) hash_u32(c, (uint32_t)t->stop[i]);
+    if (n_source) EVP_DigestUpdate(c, source, n_source);
     ok = EVP_DigestFinal_ex(c, t->sha256, NULL);
     EVP_MD_CTX_free(c);
     return ok ? 0 : err_set(e, ERR_INTERNAL, "SHA-256 failed");
+}
+
+int tokenizer_finish(tokenizer *t, const int *end, int n_end, const char *source, size_t n_source, err *e)
+{
+    set_stop(t, end, n_end);
+    return set_sha256(t, source, n_source, e);
 }
 
 int tokenizer_load(tokenizer **out, const gguf *g, err *e)
@@ -270,7 +285,7 @@ int tokenizer_load(tokenizer **out, const gguf *g, err *e)
         return err_set(e, ERR_ENV, "tokenizer model '%.*s' is not known; known are: gpt2 llama t5",
                        model.n > 80 ? 80 : (int)model.n, model.p);
     t = mem_alloc(sizeof *t);
-    rc = models[i].load(t, g, e) || load_ids(t, g, e) || set_sha256(t, e) ? -1 : 0;
+    rc = models[i].load(t, g, e) || load_ids(t, g, e) ? -1 : 0;
     if (rc)
         tokenizer_free(t);
     else
@@ -283,7 +298,7 @@ void tokenizer_free(tokenizer *t)
     if (!t) return;
     tokenizer_pre_free(t->pre);
     tokenizer_bpe_free(&t->bpe);
-    arena_free(t->vocab.a);
+    tokenizer_vocab_free(&t->vocab);
     free(t->rank);
     free(t->score);
     free(t->stop);
@@ -332,16 +347,43 @@ static int encode_segment(struct tokenizer_job *j, const char *text, int start, 
     return j->t->pre ? tokenizer_pre_split(j->t->pre, j->text, n, j->t->piece, j) : j->t->piece(j, 0, n);
 }
 
+/* Bytes of the white space character (Unicode's White_Space) at s, or 0. */
+static int space_len(const char *s, int n)
+{
+    static const char *const wide[] = {"\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80", "\xe2\x80\xa8",
+                                       "\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80"};
+    size_t i;
+    if (n == 0) return 0;
+    if (*s == ' ' || (*s >= '\t' && *s <= '\r')) return 1;
+    if (n >= 3 && memcmp(s, "\xe2\x80", 2) == 0 && (unsigned char)s[2] >= 0x80 && (unsigned char)s[2] <= 0x8a) return 3;
+    for (i = 0; i < sizeof wide / sizeof *wide; i++)
+        if ((size_t)n >= strlen(wide[i]) && memcmp(s, wide[i], strlen(wide[i])) == 0) return (int)strlen(wide[i]);
+    return 0;
+}
+
+static int spaces_before(const char *text, int from, int at)
+{
+    int k;
+    for (;; at -= k) {
+        for (k = 1; k <= 3 && at - k >= from; k++)
+            if (space_len(text + at - k, k) == k) break;
+        if (k > 3 || at - k < from) return at;
+    }
+}
+
 static int encode_text(struct tokenizer_job *j, const char *text, int n)
 {
-    int done = 0, at;
+    int done = 0, at, end, len;
     const struct vocab_special *s;
     while ((s = tokenizer_vocab_special(&j->t->vocab, text, done, n, &at))) {
+        end = at + s->n;
+        if (s->lstrip) at = spaces_before(text, done, at);
+        while (s->rstrip && (len = space_len(text + end, n - end)) > 0) end += len;
         if (encode_segment(j, text, done, at)) return -1;
         j->base = 0;
         j->at = NULL;
-        tokenizer_emit(j, s->id, at, at + s->n);
-        done = at + s->n;
+        tokenizer_emit(j, s->id, at, end);
+        done = end;
     }
     return encode_segment(j, text, done, n);
 }

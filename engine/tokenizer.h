@@ -1,4 +1,4 @@
-/* tokenizer.h: text to token ids and back, from a GGUF file's metadata.
+/* tokenizer.h: text to token ids and back, from a GGUF file's metadata or a tokenizer.json.
  *
  * Owns all its tables (the gguf may be closed afterwards). Read-only after loading, so any thread may use it.
  * encode gives each token's bytes in the text; the tokens cover the text without gap or overlap.
@@ -19,6 +19,9 @@ typedef struct tokenizer tokenizer;
 
 /* An unknown model or pre-tokeniser is an error that names it, never a guess. */
 int tokenizer_load(tokenizer **out, const gguf *g, err *e);
+/* The same from the n bytes of a tokenizer.json (the `tokenizers` library): BPE and Unigram. What it asks for and this file
+   does not do is an error that names it. Such a file knows no eos; stop ids are control tokens known by their names. */
+int tokenizer_load_json(tokenizer **out, const char *json, size_t n, err *e);
 void tokenizer_free(tokenizer *t); /* NULL is fine */
 
 int tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags /* enum tokenize_flags */,

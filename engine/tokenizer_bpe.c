@@ -25,25 +25,47 @@ static int *find_slot(const struct bpe *b, int left, int right)
     }
 }
 
-/* "left right" to three tokens. The separator is the first space that is not the first byte. */
-static int load_merge(struct bpe_merge *m, const struct vocab *v, struct gguf_str s, struct buf *both)
+int tokenizer_bpe_cut(struct gguf_str s, struct bpe_pair *out)
 {
-    const char *space = s.n > 2 && s.n < INT_MAX ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
-    int left, right;
+    const char *space = s.n > 2 ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
     if (!space) return -1;
+    out->left = (struct gguf_str){s.p, (size_t)(space - s.p)};
+    out->right = (struct gguf_str){space + 1, (size_t)(s.p + s.n - space - 1)};
+    return 0;
+}
+
+/* Appends a side of a merge as the keys of the vocabulary write it; -1: it cannot be one. */
+static int add_side(struct buf *both, const struct vocab *v, struct gguf_str side)
+{
+    size_t at = both->n;
+    int n = (int)side.n;
+    if (side.n == 0 || side.n > INT_MAX / 4) return -1;
+    buf_add(both, side.p, side.n);
+    if (v->spelling == SPELLING_BYTES) n = tokenizer_vocab_unspell(side.p, n, both->p + at);
+    both->n = at + (size_t)(n < 0 ? 0 : n);
+    return n;
+}
+
+static int load_merge(struct bpe_merge *m, const struct vocab *v, const struct bpe_pair *pair, struct buf *both)
+{
+    int left, right;
     both->n = 0;
-    buf_add(both, s.p, s.n); /* room: unspelling never makes text longer */
-    left = tokenizer_vocab_unspell(s.p, (int)(space - s.p), both->p);
-    if (left < 1) return -1;
-    right = tokenizer_vocab_unspell(space + 1, (int)(s.p + s.n - space - 1), both->p + left);
-    if (right < 1) return -1;
+    left = add_side(both, v, pair->left);
+    if (left < 0) return -1;
+    right = add_side(both, v, pair->right);
+    if (right < 0) return -1;
     m->left = tokenizer_vocab_find(v, both->p, left);
     m->right = tokenizer_vocab_find(v, both->p + left, right);
     m->id = tokenizer_vocab_find(v, both->p, left + right);
     return m->left < 0 || m->right < 0 || m->id < 0 ? -1 : 0;
 }
 
-int tokenizer_bpe_load(struct bpe *b, const struct vocab *v, const struct gguf_str *merges, size_t n, err *e)
+static int shown(struct gguf_str s)
+{
+    return s.n > 80 ? 80 : (int)s.n;
+}
+
+int tokenizer_bpe_load(struct bpe *b, const struct vocab *v, const struct bpe_pair *merges, size_t n, err *e)
 {
     struct buf both = {0};
     size_t size = 16, i;
@@ -57,9 +79,9 @@ int tokenizer_bpe_load(struct bpe *b, const struct vocab *v, const struct gguf_s
     b->n = n;
     for (i = 0; i < n && !rc; i++) {
         int *slot;
-        if (load_merge(&b->merge[i], v, merges[i], &both)) {
-            int shown = merges[i].n > 80 ? 80 : (int)merges[i].n;
-            rc = err_set(e, ERR_ENV, "merge %zu '%.*s' is not of two tokens that make a third", i, shown, merges[i].p);
+        if (load_merge(&b->merge[i], v, &merges[i], &both)) {
+            rc = err_set(e, ERR_ENV, "merge %zu '%.*s %.*s' is not of two tokens that make a third", i, shown(merges[i].left),
+                         merges[i].left.p, shown(merges[i].right), merges[i].right.p);
             break;
         }
         slot = find_slot(b, b->merge[i].left, b->merge[i].right);

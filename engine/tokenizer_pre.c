@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEPS_MAX = 6 };
+enum { STEPS_MAX = 6, PATTERN_MAX = 1 << 14 };
 
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 #define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -68,8 +68,16 @@ static const struct pre_rule rules[] = {
      .add_bos = true},
 };
 
+const char tokenizer_pre_gpt2[] = GPT2;
+
+struct pre_step {
+    pcre2_code *re;
+    enum pre_behaviour behaviour;
+    bool invert;
+};
+
 struct tokenizer_pre {
-    pcre2_code *step[STEPS_MAX];
+    struct pre_step step[STEPS_MAX];
     int n;
 };
 
@@ -98,26 +106,43 @@ static int unknown_name(struct gguf_str name, err *e)
     return -1;
 }
 
-static int compile(struct tokenizer_pre *p, const char *pattern, err *e)
+struct tokenizer_pre *tokenizer_pre_new(void)
 {
-    pcre2_compile_context *c = pcre2_compile_context_create(NULL);
+    return mem_alloc(sizeof(struct tokenizer_pre));
+}
+
+int tokenizer_pre_steps(const struct tokenizer_pre *p)
+{
+    return p->n;
+}
+
+int tokenizer_pre_add(struct tokenizer_pre *p, const char *pattern, size_t n, enum pre_behaviour behaviour, unsigned flags,
+                      err *e)
+{
+    uint32_t options =
+        PCRE2_UTF | (flags & PRE_LITERAL ? PCRE2_LITERAL : PCRE2_UCP) | (flags & PRE_LINES ? PCRE2_MULTILINE : 0);
+    pcre2_compile_context *c;
     PCRE2_SIZE at = 0;
     int code = 0;
     pcre2_code *re;
+    if (p->n == STEPS_MAX) return err_set(e, ERR_ENV, "pre-tokeniser: more than %d steps", STEPS_MAX);
+    if (n == 0 || n > PATTERN_MAX) return err_set(e, ERR_ENV, "pre-tokeniser: a pattern of %zu bytes", n);
+    c = pcre2_compile_context_create(NULL);
     pcre2_set_newline(c, PCRE2_NEWLINE_LF);
-    re = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code, &at, c);
+    re = pcre2_compile((PCRE2_SPTR)pattern, n, options, &code, &at, c);
     pcre2_compile_context_free(c);
     if (!re) {
         PCRE2_UCHAR why[128] = {0};
         pcre2_get_error_message(code, why, sizeof why);
-        return err_set(e, ERR_ENV, "pre-tokeniser: %s at byte %zu of '%s'", (char *)why, (size_t)at, pattern);
+        return err_set(e, ERR_ENV, "pre-tokeniser: %s, at byte %zu of '%.*s'", (char *)why, (size_t)at, n > 200 ? 200 : (int)n,
+                       pattern);
     }
     pcre2_jit_compile(re, PCRE2_JIT_COMPLETE); /* without JIT the interpreter runs: the same matches, slower */
-    p->step[p->n++] = re;
+    p->step[p->n++] = (struct pre_step){.re = re, .behaviour = behaviour, .invert = flags & PRE_INVERT};
     return 0;
 }
 
-struct tokenizer_pre *tokenizer_pre_new(struct gguf_str name, struct pre_traits *traits, err *e)
+struct tokenizer_pre *tokenizer_pre_named(struct gguf_str name, struct pre_traits *traits, err *e)
 {
     const struct pre_rule *r = find_rule(name);
     struct tokenizer_pre *p;
@@ -126,14 +151,14 @@ struct tokenizer_pre *tokenizer_pre_new(struct gguf_str name, struct pre_traits 
         unknown_name(name, e);
         return NULL;
     }
-    p = mem_alloc(sizeof *p);
+    p = tokenizer_pre_new();
     for (i = 0; i < STEPS_MAX && r->step[i]; i++)
-        if (compile(p, r->step[i], e)) {
+        if (tokenizer_pre_add(p, r->step[i], strlen(r->step[i]), PRE_ISOLATED, 0, e)) {
             tokenizer_pre_free(p);
             return NULL;
         }
-    traits->n_name = (int)strcspn(r->names, " ");
     traits->name = r->names;
+    traits->n_name = (int)strcspn(r->names, " ");
     traits->ignore_merges = r->ignore_merges;
     traits->add_bos = r->add_bos;
     return p;
@@ -143,7 +168,7 @@ void tokenizer_pre_free(struct tokenizer_pre *p)
 {
     int i;
     if (!p) return;
-    for (i = 0; i < p->n; i++) pcre2_code_free(p->step[i]);
+    for (i = 0; i < p->n; i++) pcre2_code_free(p->step[i].re);
     free(p);
 }
 
@@ -162,28 +187,72 @@ static int match_failed(err *e, int code)
     return err_set(e, ERR_FAIL, "pre-tokeniser: %s", (char *)why);
 }
 
+/* A piece of a step that may still grow. */
+struct open_piece {
+    int start, end;
+    bool match; /* whether its last part is a match */
+};
+
+static int split_from(struct split *s, int step, int start, int end);
+
+static int close_piece(struct split *s, int step, const struct open_piece *p)
+{
+    if (p->start == p->end) return 0;
+    if (p->match && s->p->step[step].behaviour == PRE_REMOVED)
+        return err_set(s->j->e, ERR_FAIL, "the pre-tokeniser drops %d bytes, at %d of the text", p->end - p->start,
+                       s->j->at ? s->j->at[p->start] : s->j->base + p->start);
+    return split_from(s, step + 1, p->start, p->end);
+}
+
+/* The next part of the text, a match or what lies between two. */
+static int add_part(struct split *s, int step, struct open_piece *p, int start, int end, bool match)
+{
+    bool join = false;
+    if (start == end) return 0;
+    match ^= s->p->step[step].invert;
+    switch (s->p->step[step].behaviour) {
+    case PRE_MERGE_PREVIOUS: join = match && !p->match; break;
+    case PRE_MERGE_NEXT: join = !match && p->match; break;
+    case PRE_CONTIGUOUS: join = match == p->match; break;
+    case PRE_ISOLATED:
+    case PRE_REMOVED: break;
+    }
+    if (join && p->start < p->end) {
+        p->end = end;
+        p->match = match;
+        return 0;
+    }
+    if (close_piece(s, step, p)) return -1;
+    *p = (struct open_piece){start, end, match};
+    return 0;
+}
+
 /* Recursion: one level per step. */
 static int split_from(struct split *s, int step, int start, int end)
 {
     const char *text = s->j->text + start;
     size_t n = (size_t)(end - start), done = 0;
+    struct open_piece open = {start, start, false};
     if (start == end) return 0;
     if (step == s->p->n) return s->piece(s->j, start, end);
     while (done < n) {
         const PCRE2_SIZE *span;
         size_t from, to;
-        int rc =
-            pcre2_match(s->p->step[step], (PCRE2_SPTR)text, n, done, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, s->match, s->limits);
+        int rc = pcre2_match(s->p->step[step].re, (PCRE2_SPTR)text, n, done, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, s->match,
+                             s->limits);
         if (rc == PCRE2_ERROR_NOMATCH) break;
         if (rc < 0) return match_failed(s->j->e, rc);
         span = pcre2_get_ovector_pointer(s->match); /* the next step writes there too */
         from = span[0];
         to = span[1];
-        if (split_from(s, step + 1, start + (int)done, start + (int)from)) return -1;
-        if (split_from(s, step + 1, start + (int)from, start + (int)to)) return -1;
+        /* \K in an expression of a tokenizer.json can set the start anywhere. */
+        if (from < done || to <= from) return err_set(s->j->e, ERR_FAIL, "pre-tokeniser: a match that begins before the last");
+        if (add_part(s, step, &open, start + (int)done, start + (int)from, false)) return -1;
+        if (add_part(s, step, &open, start + (int)from, start + (int)to, true)) return -1;
         done = to;
     }
-    return split_from(s, step + 1, start + (int)done, end);
+    if (add_part(s, step, &open, start + (int)done, end, false)) return -1;
+    return close_piece(s, step, &open);
 }
 
 /* Valid stretches go through the steps, so PCRE2 need not check them at each match, which would be quadratic. */

@@ -35,7 +35,7 @@ int tokenizer_vocab_unspell(const char *s, int n, char *out)
 
 void tokenizer_vocab_new(struct vocab *v, int n, enum spelling spelling)
 {
-    v->a = arena_new();
+    if (!v->a) v->a = arena_new();
     v->t = arena_array(v->a, (size_t)n, sizeof *v->t);
     v->n = n;
     v->unk = -1;
@@ -85,14 +85,17 @@ static int set_spaces(struct vocab *v, int id, err *e)
         t->key = NULL;
     } else {
         for (i = 0; i < t->n_bytes; n++) {
-            bool space = t->n_bytes - i >= 3 && memcmp(t->bytes + i, "\xe2\x96\x81", 3) == 0;
+            bool space = !v->keep_meta && t->n_bytes - i >= 3 && memcmp(t->bytes + i, "\xe2\x96\x81", 3) == 0;
             bytes[n] = space ? ' ' : t->bytes[i];
             i += space ? 3 : 1;
         }
-        t->key = bytes;
+        if (v->spelling == SPELLING_SPACES) {
+            t->key = bytes;
+            t->n_key = n;
+        }
     }
     t->bytes = bytes;
-    t->n_key = t->n_bytes = n;
+    t->n_bytes = n;
     return 0;
 }
 
@@ -103,7 +106,7 @@ int tokenizer_vocab_set(struct vocab *v, int id, struct gguf_str s, enum token_t
     t->type = type;
     t->key = t->bytes = arena_strndup(v->a, s.p, s.n);
     t->n_key = t->n_bytes = (int)s.n;
-    if (type == TOKEN_UNKNOWN)
+    if (type == TOKEN_UNKNOWN && v->spelling != SPELLING_TEXT)
         t->key = NULL;
     else if (v->spelling == SPELLING_BYTES)
         set_bytes(v, t);
@@ -187,27 +190,40 @@ static int compare_bytes(const void *a, const void *b)
     return x->n != y->n ? (x->n > y->n) - (x->n < y->n) : (x->id > y->id) - (x->id < y->id);
 }
 
-static int index_special(struct vocab *v, err *e)
+int tokenizer_vocab_add_special(struct vocab *v, const struct vocab_special *s, err *e)
 {
-    int id, n = 0;
-    for (id = 0; id < v->n; id++) n += is_marker(v, id);
-    v->special = arena_array(v->a, (size_t)n, sizeof *v->special);
-    for (id = 0; id < v->n; id++) {
-        const struct vocab_token *t = &v->t[id];
-        if (!is_marker(v, id) || t->n_bytes == 0) continue;
-        if (t->n_bytes > MATCH_MAX)
-            return err_set(e, ERR_ENV, "special token %d has %d bytes, at most %d are allowed", id, t->n_bytes, MATCH_MAX);
-        v->special[v->n_special++] = (struct vocab_special){.p = t->bytes, .n = t->n_bytes, .id = id};
-        v->special_first[(unsigned char)t->bytes[0]] = true;
+    if (s->n == 0) return 0;
+    if (s->n > MATCH_MAX)
+        return err_set(e, ERR_ENV, "special token %d has %d bytes, at most %d are allowed", s->id, s->n, MATCH_MAX);
+    if (v->n_special == v->cap_special) {
+        v->cap_special = v->cap_special ? v->cap_special * 2 : 64;
+        v->special = mem_grow(v->special, (size_t)v->cap_special, sizeof *v->special);
     }
-    if (v->n_special) qsort(v->special, (size_t)v->n_special, sizeof *v->special, compare_bytes);
+    v->special[v->n_special++] = *s;
+    v->special_first[(unsigned char)s->p[0]] = true;
     return 0;
 }
 
-int tokenizer_vocab_index(struct vocab *v, err *e)
+int tokenizer_vocab_add_markers(struct vocab *v, err *e)
+{
+    int id;
+    for (id = 0; id < v->n; id++) {
+        struct vocab_special s = {.p = v->t[id].bytes, .n = v->t[id].n_bytes, .id = id};
+        if (is_marker(v, id) && tokenizer_vocab_add_special(v, &s, e)) return -1;
+    }
+    return 0;
+}
+
+void tokenizer_vocab_index(struct vocab *v)
 {
     index_keys(v);
-    return index_special(v, e);
+    if (v->n_special) qsort(v->special, (size_t)v->n_special, sizeof *v->special, compare_bytes);
+}
+
+void tokenizer_vocab_free(struct vocab *v)
+{
+    arena_free(v->a);
+    free(v->special);
 }
 
 /* First index in lo..hi whose special token has, at position k, a byte of at least c; tokens of k bytes come first. */

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Makes the goldens of tests/unit/test_tokenizer.c: a vocabulary made small, and texts with their ids.
 
-    pack_vocab.py vocab.gguf OUT [--pair X.inp X.out] [--rows X.jsonl] [--whole] [--nfc]
+    pack_vocab.py vocab.gguf OUT [--pair X.inp X.out] [--rows X.jsonl] [--whole] [--nfc] [--skip TEXT]
 
 writes OUT.gguf.zst and OUT.jsonl. --pair: texts separated by a line __ggml_vocab_test__, and a line of ids for each.
---rows: one JSON object per line with `text` and `ids`. --nfc: leaves out rows whose text is not in NFC (the ids come from
-a tokenizer that normalises, the GGUF file does not). Without --whole only these tokens keep their text: special ones, the
+--rows: one JSON object per line with `text` and `ids`. --nfc: the ids come from a tokenizer that normalises, the GGUF file
+does not; rows whose text is not in NFC go to OUT.nfc.jsonl. Without --whole only these tokens keep their text: special ones, the
 first 6000, those the ids name, and all that merges make these from. Merges that make other tokens are left out. That
 changes no id of these texts: a merge that was not applied to a text may go, as merges are never undone.
 """
@@ -86,9 +86,13 @@ def read_goldens(args):
         for line in open(path, encoding="utf-8"):
             row = json.loads(line)
             rows.append((row["text"], row["ids"]))
-    if args.nfc:
-        rows = [(t, ids) for t, ids in rows if unicodedata.is_normalized("NFC", t) and "<think>" not in t]
-    return rows
+    return [row for row in rows if not (args.skip and args.skip in row[0])]
+
+
+def write_rows(path, rows):
+    with open(path, "w", encoding="utf-8") as f:
+        for text, ids in rows:
+            f.write(json.dumps({"text": text, "ids": ids}, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def make_small(meta, rows):
@@ -122,15 +126,17 @@ def main():
     p.add_argument("--rows", action="append", default=[])
     p.add_argument("--whole", action="store_true")
     p.add_argument("--nfc", action="store_true")
+    p.add_argument("--skip", help="leave out texts with this in them: a token that the vocabulary does not have")
     args = p.parse_args()
     meta = read_metadata(args.vocab)
     meta = {k: v for k, v in meta.items() if k.startswith("tokenizer.ggml.") and k.split(".")[-1] in KEEP}
     rows = read_goldens(args)
     if not args.whole:
         make_small(meta, rows)
-    with open(args.out + ".jsonl", "w", encoding="utf-8") as f:
-        for text, ids in rows:
-            f.write(json.dumps({"text": text, "ids": ids}, ensure_ascii=False, separators=(",", ":")) + "\n")
+    changed = [row for row in rows if args.nfc and not unicodedata.is_normalized("NFC", row[0])]
+    write_rows(args.out + ".jsonl", [row for row in rows if row not in changed])
+    if changed:
+        write_rows(args.out + ".nfc.jsonl", changed)
     data = pack_metadata(meta)
     zstd = ["zstd", "-q", "-f", "--ultra", "-22", "--stream-size=%d" % len(data), "-o", args.out + ".gguf.zst"]
     subprocess.run(zstd, input=data, check=True)
