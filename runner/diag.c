@@ -186,7 +186,8 @@ static size_t next_char(const char *s, size_t n, const char **shown, size_t *sho
     if (len > 0) utf8proc_iterate((const utf8proc_uint8_t *)s, len, &c);
     if (len == 0 || (c != '\t' && unprintable(c))) {
         *shown = "?";
-        *shown_len = *width = 1;
+        *shown_len = 1;
+        *width = 1;
         return len > 0 ? (size_t)len : 1;
     }
     *shown = s;
@@ -195,33 +196,43 @@ static size_t next_char(const char *s, size_t n, const char **shown, size_t *sho
     return (size_t)len;
 }
 
-/* The source line and the carets under it, both drawn in one walk over the line's characters. */
+/* Bytes of the first `chars` characters. */
+static size_t skip_chars(const char *s, size_t n, int chars)
+{
+    size_t i = 0;
+    for (; chars > 0 && i < n; chars--) {
+        int len = utf8_len(s + i, n - i);
+        i += len > 0 ? (size_t)len : 1;
+    }
+    return i;
+}
+
+/* The source line and the carets under it, both drawn in one walk over the characters that are shown: columns first..last. */
 static void draw(const struct diag *d, const struct item *it, struct buf *out)
 {
     struct buf line = {0}, caret = {0};
-    int col = it->place.at.col, width = it->width < 1 ? 1 : it->width, first = 1, last, marked = 0, total = 0, at;
+    int col = it->place.at.col, width = it->width < 1 ? 1 : it->width, first = 1, last, marked = 0, gutter;
     const char *s, *shown;
     size_t n, i, shown_len;
-    int w, gutter;
+    int w;
     if (!find_line(d, it->place.at.line, &s, &n)) return;
-    for (i = 0; i < n; total++) i += next_char(s + i, n - i, &shown, &shown_len, &w);
-    last = total;
-    if (total > LINE_MAX_CHARS) {
-        first = col > WINDOW_BEFORE ? col - WINDOW_BEFORE : 1;
-        if (last > first + LINE_MAX_CHARS) last = first + LINE_MAX_CHARS;
+    if (skip_chars(s, n, LINE_MAX_CHARS) < n && col > WINDOW_BEFORE) first = col - WINDOW_BEFORE;
+    last = first + LINE_MAX_CHARS - 1;
+    if (first > 1) {
+        buf_str(&line, "…");
+        buf_char(&caret, ' ');
     }
-    if (first > 1) buf_str(&line, "…"), buf_char(&caret, ' ');
-    for (i = 0, at = 1; i < n && at <= last; at++) {
+    i = skip_chars(s, n, first - 1);
+    for (int at = first; i < n && at <= last; at++) {
         i += next_char(s + i, n - i, &shown, &shown_len, &w);
-        if (at < first) continue;
         buf_add(&line, shown, shown_len);
-        if (at < col && *shown == '\t') buf_char(&caret, '\t');
-        for (int k = 0; k < w && !(at < col && *shown == '\t'); k++) {
-            if (at >= col + width) break;
-            buf_char(&caret, at < col ? ' ' : marked++ ? '~' : '^');
+        if (at < col && *shown == '\t') {
+            buf_char(&caret, '\t');
+            continue;
         }
+        for (int k = 0; k < w && at < col + width; k++) buf_char(&caret, at < col ? ' ' : marked++ ? '~' : '^');
     }
-    if (last < total) buf_str(&line, "…");
+    if (i < n) buf_str(&line, "…");
     if (!marked) buf_char(&caret, '^');
     gutter = snprintf(NULL, 0, "%5d", it->place.at.line);
     buf_printf(out, "%*d |%s%s\n", gutter, it->place.at.line, line.n ? " " : "", line.n ? line.p : "");

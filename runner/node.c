@@ -298,7 +298,7 @@ static struct node *compose_scalar(struct composer *c, const yaml_event_t *ev, i
 static void push(struct composer *c, struct node *v)
 {
     if (c->n_stack == c->cap_stack) {
-        c->cap_stack = c->cap_stack ? 2 * c->cap_stack : 256;
+        c->cap_stack *= 2;
         c->stack = mem_grow(c->stack, c->cap_stack, sizeof *c->stack);
     }
     c->stack[c->n_stack++] = v;
@@ -483,6 +483,8 @@ struct node *node_parse(const char *text, size_t n, arena *mem, struct diag *d)
     c->n = n;
     c->mem = mem;
     c->d = d;
+    c->cap_stack = 256;
+    c->stack = mem_array(c->cap_stack, sizeof *c->stack);
     c->strides = mem_array(n / STRIDE + 1, sizeof *c->strides);
     if (scan_bytes(c) == 0 && yaml_parser_initialize(&c->parser)) {
         yaml_parser_set_encoding(&c->parser, YAML_UTF8_ENCODING);

@@ -178,7 +178,7 @@ struct spec {
     const char *path, *source; /* source: the bytes of the file */
     size_t source_len;
     uint8_t sha256[32]; /* of the source */
-    const char *experiment, *title;
+    const char *experiment, *title; /* title: the experiment's name when it has none */
     struct mark experiment_at;
 
     const char *model_path; /* as written */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 enum {
+    AXES_MAX = 64,
     TRIES_MAX = 4096,    /* combinations of axis values tried per condition */
     NODES_TRIED = 500000 /* nodes read in all trials together: a hostile file may not buy hours with a few bytes */
 };
@@ -43,6 +44,10 @@ void spec_axes(struct reader *r, struct spec_own *o, const struct node *v)
         spec_wrong(r, v, "E203", "axes: a map of names and values is wanted, this is %s",
                    v->kind == NODE_MAP ? "empty" : spec_shown(r, v));
         spec_help(r, "help: axes: { tensor: [kv, k, v], layer: { layers: all } }");
+        return;
+    }
+    if (v->n > AXES_MAX) {
+        spec_wrong(r, v, "E212", "%d axes are more than %d", v->n, AXES_MAX);
         return;
     }
     o->s.axes = arena_array(r->mem, (size_t)v->n, sizeof *o->s.axes);

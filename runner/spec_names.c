@@ -23,11 +23,12 @@ static int by_name(const void *a, const void *b)
 void names_sort(struct names *x, struct reader *r, const char *what)
 {
     struct name_ref *old = x->v, *first;
+    if (x->n == 0) return;
     x->v = arena_array(r->mem, (size_t)x->n, sizeof *x->v);
-    if (x->n) memcpy(x->v, old, (size_t)x->n * sizeof *x->v);
+    memcpy(x->v, old, (size_t)x->n * sizeof *x->v);
     x->cap = 0;
     free(old);
-    if (x->n) qsort(x->v, (size_t)x->n, sizeof *x->v, by_name);
+    qsort(x->v, (size_t)x->n, sizeof *x->v, by_name);
     first = x->v;
     for (struct name_ref *p = x->v + 1; what && p < x->v + x->n; p++) {
         if (strcmp(p->name, first->name)) {
@@ -40,13 +41,13 @@ void names_sort(struct names *x, struct reader *r, const char *what)
     }
 }
 
-/* Index in v of the first name not before `name`. */
-static int lower(const struct names *x, const char *name)
+/* Names in v before `name`; with `past`, and those equal to it. */
+static int before(const struct names *x, const char *name, bool past)
 {
     int lo = 0, hi = x->n;
     while (lo < hi) {
-        int mid = lo + (hi - lo) / 2;
-        if (strcmp(x->v[mid].name, name) < 0)
+        int mid = lo + (hi - lo) / 2, order = strcmp(x->v[mid].name, name);
+        if (order < 0 || (past && order == 0))
             lo = mid + 1;
         else
             hi = mid;
@@ -56,15 +57,13 @@ static int lower(const struct names *x, const char *name)
 
 int names_find(const struct names *x, const char *name)
 {
-    int i = lower(x, name);
+    int i = before(x, name, false);
     return i < x->n && !strcmp(x->v[i].name, name) ? x->v[i].index : -1;
 }
 
 int names_count(const struct names *x, const char *name)
 {
-    int i = lower(x, name), n = 0;
-    while (i + n < x->n && !strcmp(x->v[i + n].name, name)) n++;
-    return n;
+    return before(x, name, true) - before(x, name, false);
 }
 
 /* The first `max` names, each once, and a NULL behind them. */

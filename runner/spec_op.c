@@ -17,22 +17,24 @@ static void read_nth(struct reader *r, const struct node *v, int *nth)
         spec_help(r, "allowed here: 1 2 3 ... last all");
 }
 
+static bool has_slot(const struct prompt *p, const char *name)
+{
+    for (int i = 0; i < p->n_slots; i++)
+        if (!strcmp(p->slots[i].name, name)) return true;
+    return false;
+}
+
 /* Every prompt gets the edit, so every prompt needs the slot. `only`: the one prompt that counts, or -1. */
 static void check_slot(struct reader *r, const struct node *v, const char *name, int only)
 {
     const struct spec_own *o = r->o;
     const struct spec *s = &o->s;
-    int first = only < 0 ? 0 : only, last = only < 0 ? s->n_prompts - 1 : only;
+    int i = only < 0 ? 0 : only;
     if (o->prompts_wrong || spec_find(r, v, "slot", &o->slots, "slot") < 0) return;
-    if (only < 0 && names_count(&o->slots, name) == s->n_prompts) return;
-    for (int i = first; i <= last; i++) {
-        int k = 0;
-        while (k < s->prompts[i].n_slots && strcmp(s->prompts[i].slots[k].name, name)) k++;
-        if (k < s->prompts[i].n_slots) continue;
-        spec_wrong(r, spec_put(r, v), "E220", "prompt '%s' has no slot '%s'%s", s->prompts[i].name, name,
-                   only < 0 ? ", and the operation is for every prompt" : "");
-        return;
-    }
+    if (only < 0 ? names_count(&o->slots, name) == s->n_prompts : has_slot(&s->prompts[only], name)) return;
+    while (only < 0 && !spec_quiet(r) && has_slot(&s->prompts[i], name)) i++;
+    spec_wrong(r, spec_put(r, v), "E220", "prompt '%s' has no slot '%s'%s", s->prompts[i].name, name,
+               only < 0 ? ", and the operation is for every prompt" : "");
 }
 
 static void read_select(struct reader *r, const struct node *v, int only, struct select *out)

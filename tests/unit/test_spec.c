@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -452,6 +453,41 @@ static void the_models_folder_comes_from_the_environment_or_lies_beside(void **s
     spec_free(s);
 }
 
+static void a_model_beside_the_specs_folder_is_found(void **state)
+{
+    char dir[] = "/tmp/test_spec_XXXXXX", path[300], want[300];
+    static const char *const parts[] = {"/experiments", "/models"};
+    static const char text[] = "kvrun: 1\nexperiment: x\nmodel: { path: $KVRUN_MODELS/there.gguf }\n"
+                               "prompts: [{ name: a, text: x }]\nconditions: [{ name: baseline }]\n";
+    struct spec *s = NULL;
+    struct diag *d = NULL;
+    char *got;
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s%s", dir, parts[i]);
+        assert_int_equal(mkdir(path, 0700), 0);
+    }
+    snprintf(path, sizeof path, "%s/models/there.gguf", dir);
+    fclose(fopen(path, "wb"));
+    snprintf(want, sizeof want, "%s/experiments/../models/there.gguf", dir);
+    snprintf(path, sizeof path, "%s/experiments/x.yaml", dir);
+    unsetenv("KVRUN_MODELS");
+    assert_int_equal(spec_parse(&s, path, text, strlen(text), &d), 0);
+    got = spec_model_path(s);
+    assert_string_equal(got, want);
+    free(got);
+    diag_free(d);
+    spec_free(s);
+    snprintf(path, sizeof path, "%s/models/there.gguf", dir);
+    unlink(path);
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s%s", dir, parts[i]);
+        rmdir(path);
+    }
+    rmdir(dir);
+}
+
 /* ---- size and hostility ---- */
 
 static void a_hundred_thousand_combinations_load_within_a_second(void **state)
@@ -553,6 +589,7 @@ int main(void)
         cmocka_unit_test(axis_values_are_put_in_for_whole_scalars),
         cmocka_unit_test(extends_copies_and_replaces_whole_keys),
         cmocka_unit_test(the_models_folder_comes_from_the_environment_or_lies_beside),
+        cmocka_unit_test(a_model_beside_the_specs_folder_is_found),
         cmocka_unit_test(a_hundred_thousand_combinations_load_within_a_second),
         cmocka_unit_test(mutated_specs_are_read_or_refused_but_never_break),
     };
