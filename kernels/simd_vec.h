@@ -16,7 +16,11 @@
 #define SIMD_FN(op) SIMD_PASTE(op, SIMD_NAME)
 
 #define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
 
 #ifdef __AVX512F__
 
