@@ -256,7 +256,7 @@ static void sizes_that_do_not_fit_are_refused(void **state)
          .message = "metadata key 'llama.embedding_length' is of type string, expected an integer"},
         {.key = "llama.attention.head_count",
          .value = 3,
-         .message = "3 heads cannot divide 8 elements into heads of at most 512"},
+         .message = "3 heads cannot divide 8 elements into heads of at most 256"},
         {.key = "llama.attention.head_count_kv",
          .value = 3,
          .message = "2 query heads cannot be divided among 3 key-value heads"},
