@@ -101,7 +101,7 @@ static int compile(sqlite3 *db, const char *sql, enum query_format format, sqlit
 int query_sql(const char *path, const char *sql, enum query_format format, int width, FILE *out, err *e)
 {
     sqlite3 *db;
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt = NULL;
     int r;
     if (db_open_read(&db, path, e)) return -1;
     r = query_functions(db, e);

@@ -334,7 +334,7 @@ static int put_jobs(struct begin *b, bool known, err *e)
 static int registered(struct begin *b, err *e)
 {
     store *st = b->st;
-    bool known;
+    bool known = false;
     if (mark_lost(st, b->info->env->host, e)) return -1;
     if (put_model(st, engine_info(b->info->en), e)) return -1;
     if (put_spec(st, b->info, &known, e)) return -1;
