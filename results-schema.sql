@@ -151,7 +151,7 @@ CREATE TABLE blob_data (            -- apart from blob, so that questions about 
 CREATE UNIQUE INDEX blob_data_count ON blob_data(blob_id); -- lets count(*) of database browsers avoid them, too
 CREATE TABLE kv_capture (           -- a cache as it was at a moment: tokens tok_start..tok_end-1
   id INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL REFERENCES attempt ON DELETE CASCADE,
-  moment TEXT NOT NULL,             -- 'prefill': all but the last prompt token; 'edited': the same after the edits; 'end': all fed
+  moment TEXT NOT NULL,             -- 'prefill': all but the last prompt token; 'edited': after the edits; 'end': all fed
   dtype TEXT NOT NULL CHECK (dtype IN ('f32','f16','bf16')),
   k_space TEXT NOT NULL CHECK (k_space IN ('k_pre','k_post')),       -- keys before or after rotary embedding
   tok_start INTEGER NOT NULL, tok_end INTEGER NOT NULL, block_tokens INTEGER NOT NULL,
@@ -165,58 +165,54 @@ CREATE TABLE kv_chunk (             -- raw bytes: (n_kv_head, n_tok, head_dim), 
 CREATE INDEX kv_chunk_blob ON kv_chunk(blob_id);
 
 ---- views: the stable surface ----------------------------------------------
+-- SQLite takes the tables of a CROSS JOIN in the order written: from the experiment to its labels to their answers. Left to
+-- itself it starts from the answers and meets every experiment for each of them.
 CREATE VIEW v_spec AS               -- the newest spec of each experiment: that of its last run. All views below show it alone
   SELECT e.name AS experiment, s.id AS spec_id
   FROM experiment e JOIN spec s ON s.id=(SELECT r.spec_id FROM run r JOIN spec x ON x.id=r.spec_id
                                          WHERE x.experiment_id=e.id ORDER BY r.id DESC LIMIT 1);
 CREATE VIEW v_latest AS             -- the newest good answer of each label
-  SELECT sj.id AS spec_job_id, sj.spec_id, sj.job_id, a.id AS attempt_id
-  FROM v_spec s JOIN spec_job sj ON sj.spec_id=s.spec_id
-  JOIN attempt a ON a.id=(SELECT max(x.id) FROM attempt x WHERE x.job_id=sj.job_id AND x.status='done');
+  SELECT s.experiment, sj.label, sj.condition, sp.name AS prompt, a.id AS attempt_id, a.run_id, sj.job_id,
+         sj.id AS spec_job_id, sj.spec_id, sj.baseline_id, sp.prompt_id
+  FROM v_spec s CROSS JOIN spec_job sj ON sj.spec_id=s.spec_id CROSS JOIN spec_prompt sp ON sp.id=sj.spec_prompt_id
+  CROSS JOIN attempt a ON a.id=(SELECT max(x.id) FROM attempt x WHERE x.job_id=sj.job_id AND x.status='done');
 CREATE VIEW v_result AS             -- the answers; job: start of the job key
-  SELECT s.experiment, sj.label, sj.condition, sp.name AS prompt, g.text, g.n_prompt, g.n_gen, g.stop,
-         lower(hex(substr(j.key,1,6))) AS job, a.id AS attempt_id, sj.id AS spec_job_id, sj.baseline_id,
+  SELECT l.experiment, l.label, l.condition, l.prompt, g.text, g.n_prompt, g.n_gen, g.stop,
+         lower(hex(substr(j.key,1,6))) AS job, l.attempt_id, l.spec_job_id, l.baseline_id,
          m.name AS model, a.numerics, env.git_commit, env.gpu_name,
          1e6*g.n_gen/nullif(g.decode_us,0) AS decode_tok_s,
          strftime('%Y-%m-%dT%H:%M:%SZ', a.ended_ms/1000, 'unixepoch') AS ended
-  FROM v_latest l JOIN spec_job sj ON sj.id=l.spec_job_id JOIN v_spec s ON s.spec_id=sj.spec_id
-  JOIN spec_prompt sp ON sp.id=sj.spec_prompt_id JOIN attempt a ON a.id=l.attempt_id
-  JOIN job j ON j.id=a.job_id JOIN model m ON m.id=j.model_id
-  JOIN run r ON r.id=a.run_id JOIN environment env ON env.id=r.environment_id
-  JOIN generation g ON g.attempt_id=a.id;
+  FROM v_latest l CROSS JOIN attempt a ON a.id=l.attempt_id CROSS JOIN generation g ON g.attempt_id=l.attempt_id
+  CROSS JOIN job j ON j.id=l.job_id CROSS JOIN model m ON m.id=j.model_id
+  CROSS JOIN run r ON r.id=l.run_id CROSS JOIN environment env ON env.id=r.environment_id;
 CREATE VIEW v_token AS              -- one row per generated token; token is NULL when the model has no tokenizer
-  SELECT s.experiment, sj.label, st.step, st.token_id, t.display AS token,
-         st.logprob, st.margin, l.attempt_id, sj.id AS spec_job_id
-  FROM v_latest l JOIN spec_job sj ON sj.id=l.spec_job_id JOIN v_spec s ON s.spec_id=sj.spec_id
-  JOIN spec_prompt sp ON sp.id=sj.spec_prompt_id JOIN prompt p ON p.id=sp.prompt_id
-  JOIN step st ON st.attempt_id=l.attempt_id
+  SELECT l.experiment, l.label, st.step, st.token_id, t.display AS token,
+         st.logprob, st.margin, l.attempt_id, l.spec_job_id
+  FROM v_latest l CROSS JOIN prompt p ON p.id=l.prompt_id CROSS JOIN step st ON st.attempt_id=l.attempt_id
   LEFT JOIN token t ON t.tokenizer_id=p.tokenizer_id AND t.token_id=st.token_id;
 CREATE VIEW v_prompt_token AS       -- one row per token of a prompt, by the name the experiment gives it
   SELECT s.experiment, sp.name AS prompt, pt.pos, pt.token_id, t.display AS token, t.display,
          pt.byte_start, pt.byte_end, sp.prompt_id, sp.id AS spec_prompt_id
-  FROM v_spec s JOIN spec_prompt sp ON sp.spec_id=s.spec_id JOIN prompt p ON p.id=sp.prompt_id
-  JOIN prompt_token pt ON pt.prompt_id=sp.prompt_id
+  FROM v_spec s CROSS JOIN spec_prompt sp ON sp.spec_id=s.spec_id CROSS JOIN prompt p ON p.id=sp.prompt_id
+  CROSS JOIN prompt_token pt ON pt.prompt_id=sp.prompt_id
   LEFT JOIN token t ON t.tokenizer_id=p.tokenizer_id AND t.token_id=pt.token_id;
 CREATE VIEW v_metric AS             -- numbers of the newest answers; value is NULL where flag says 'undefined'
-  SELECT s.experiment, sj.label, sj.condition, sp.name AS prompt, d.name AS metric, mt.value, mt.flag,
-         sj.id AS spec_job_id, l.attempt_id
-  FROM v_latest l JOIN spec_job sj ON sj.id=l.spec_job_id JOIN v_spec s ON s.spec_id=sj.spec_id
-  JOIN spec_prompt sp ON sp.id=sj.spec_prompt_id
-  JOIN metric mt ON mt.spec_job_id=sj.id AND mt.attempt_id=l.attempt_id JOIN metric_def d ON d.id=mt.metric_id;
+  SELECT l.experiment, l.label, l.condition, l.prompt, d.name AS metric, mt.value, mt.flag, l.spec_job_id, l.attempt_id
+  FROM v_latest l CROSS JOIN metric mt ON mt.spec_job_id=l.spec_job_id AND mt.attempt_id=l.attempt_id
+  CROSS JOIN metric_def d ON d.id=mt.metric_id;
 CREATE VIEW v_kv AS                 -- one row per stored chunk of a cache: where it sits and what it costs
-  SELECT s.experiment, sj.label, k.moment, c.layer, c.tensor, c.tok_start, c.n_tok,
-         b.raw_bytes, b.stored_bytes, b.codec, k.dtype, k.k_space, c.blob_id, k.attempt_id
-  FROM v_latest l JOIN spec_job sj ON sj.id=l.spec_job_id JOIN v_spec s ON s.spec_id=sj.spec_id
-  JOIN kv_capture k ON k.attempt_id=l.attempt_id AND k.complete=1
-  JOIN kv_chunk c ON c.capture_id=k.id JOIN blob b ON b.id=c.blob_id;
+  SELECT l.experiment, l.label, k.moment, c.layer, c.tensor, c.tok_start, c.n_tok,
+         b.raw_bytes, b.stored_bytes, b.codec, k.dtype, k.k_space, c.blob_id, l.attempt_id, l.spec_job_id
+  FROM v_latest l CROSS JOIN kv_capture k ON k.attempt_id=l.attempt_id AND k.complete=1
+  CROSS JOIN kv_chunk c ON c.capture_id=k.id CROSS JOIN blob b ON b.id=c.blob_id;
 CREATE VIEW v_divergence AS         -- first step where a job leaves its baseline; a text that ends first leaves at its end
-  SELECT s.experiment, sj.label, min(d.step) AS first_diff_step, sj.id AS spec_job_id
-  FROM v_latest l JOIN spec_job sj ON sj.id=l.spec_job_id JOIN v_spec s ON s.spec_id=sj.spec_id
-  JOIN v_latest b ON b.spec_job_id=sj.baseline_id
-  JOIN step d ON d.attempt_id IN (l.attempt_id, b.attempt_id)
+  SELECT l.experiment, l.label, min(d.step) AS first_diff_step, l.spec_job_id
+  FROM v_latest l CROSS JOIN spec_job bj ON bj.id=l.baseline_id AND bj.id<>l.spec_job_id
+  CROSS JOIN attempt b ON b.id=(SELECT max(x.id) FROM attempt x WHERE x.job_id=bj.job_id AND x.status='done')
+  CROSS JOIN step d ON d.attempt_id IN (l.attempt_id, b.id)
   WHERE (SELECT x.token_id FROM step x WHERE x.attempt_id=l.attempt_id AND x.step=d.step) IS NOT
-        (SELECT y.token_id FROM step y WHERE y.attempt_id=b.attempt_id AND y.step=d.step)
-  GROUP BY sj.id;
+        (SELECT y.token_id FROM step y WHERE y.attempt_id=b.id AND y.step=d.step)
+  GROUP BY l.spec_job_id;
 CREATE VIEW v_storage AS            -- what the caches of an experiment would be and are: chunks may share blobs
   SELECT experiment, sum(chunks) AS chunks, count(*) AS blobs,
          sum(chunks*raw_bytes) AS logical_bytes, sum(stored_bytes) AS stored_bytes

@@ -163,16 +163,17 @@ static int exec(sqlite3 *db, const char *sql, err *e)
     return sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : db_error(db, e);
 }
 
-/* 0: ours, 1: holds nothing yet, -1, or -2: SQLite could not open what it needs to read. */
+/* 0: ours, 1: holds nothing yet, -1, or -2: SQLite could not open what it needs for reading. */
 static int check(sqlite3 *db, const char *path, err *e)
 {
     bool alone = sqlite3_get_autocommit(db);
     int64_t app, version, n;
-    int r = alone ? exec(db, "BEGIN", e) : 0; /* one state of the file, also while another process makes the schema */
+    int code, r = alone ? exec(db, "BEGIN", e) : 0; /* one state of the file, also while another process makes the schema */
     if (!r) r = pragma_int(db, "PRAGMA application_id", &app, e);
     if (!r) r = pragma_int(db, "PRAGMA user_version", &version, e);
     if (!r) r = pragma_int(db, "SELECT count(*) FROM sqlite_schema", &n, e);
-    if (r && (sqlite3_errcode(db) & 0xff) == SQLITE_CANTOPEN) r = -2;
+    code = sqlite3_errcode(db) & 0xff;
+    if (r && (code == SQLITE_CANTOPEN || code == SQLITE_READONLY)) r = -2; /* no shared memory of WAL, and no way to make it */
     if (alone) db_rollback(db);
     if (r) return r;
     if (app == 0 && version == 0 && n == 0) return 1;

@@ -56,8 +56,7 @@ static const struct example {
     {"how far edited caches are from their baseline's, layer by layer",
      "SELECT e.experiment, e.label, e.layer, e.tensor,\n"
      "       sqrt(sum(pow(vec_l2(kv_decode(e.blob_id), kv_decode(b.blob_id)), 2))) AS distance\n"
-     "FROM v_kv e JOIN v_latest l ON l.attempt_id=e.attempt_id JOIN spec_job sj ON sj.id=l.spec_job_id AND sj.label=e.label\n"
-     "JOIN spec_job base ON base.id=sj.baseline_id\n"
+     "FROM v_kv e JOIN spec_job sj ON sj.id=e.spec_job_id JOIN spec_job base ON base.id=sj.baseline_id\n"
      "JOIN v_kv b ON b.experiment=e.experiment AND b.label=base.label AND b.moment='prefill' AND b.layer=e.layer\n"
      "            AND b.tensor=e.tensor AND b.tok_start=e.tok_start AND b.n_tok=e.n_tok\n"
      "WHERE e.moment='edited' GROUP BY sj.id, e.layer, e.tensor ORDER BY sj.id, e.layer, e.tensor;\n"},

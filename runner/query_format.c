@@ -329,10 +329,10 @@ static void table_line(const struct table *t, const struct buf *cells, int limit
         }
         pad = w < t->width[i] ? t->width[i] - w : 0;
         if (i) fprintf(out, "%*s", GAP, "");
-        if (t->number[i]) fprintf(out, "%*s", pad, "");
+        if (t->number[i] && n) fprintf(out, "%*s", pad, "");
         fwrite(cells[i].p, 1, n, out);
         if (cut) fputs("\xe2\x80\xa6", out);
-        for (k = 0; !t->number[i] && i + 1 < t->n && k < pad; k++) fputc(' ', out);
+        for (k = 0; (!t->number[i] || !n) && i + 1 < t->n && k < pad; k++) fputc(' ', out);
     }
     fputc('\n', out);
 }

@@ -162,7 +162,7 @@ static struct run_info fix_run(void)
         .spec = &fix_spec, .en = &fake_engine, .jobs = &fix_jobs, .env = &fix_env, .argv_json = "[\"kvrun\"]", .cwd = "/tmp"};
 }
 
-/* A path in the build's temporary folder that is not there. */
+/* A path where nothing is yet. */
 static const char *fix_path(void)
 {
     static char path[64];

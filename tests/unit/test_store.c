@@ -233,16 +233,17 @@ static void a_put_that_fails_leaves_nothing(void **state)
     store *st = begun(path);
     static const char *const tables[] = {"attempt", "generation", "step", "kv_capture", "kv_chunk", "blob", "blob_data"};
     static const char *const triggers[] = {
-        "CREATE TEMP TRIGGER boom BEFORE INSERT ON kv_chunk WHEN NEW.layer=2 AND NEW.tok_start=64 BEGIN SELECT "
-        "RAISE(ABORT,'boom'); END",
-        "CREATE TEMP TRIGGER boom BEFORE INSERT ON blob_data WHEN NEW.blob_id=7 BEGIN SELECT RAISE(ROLLBACK,'boom'); END",
-        "CREATE TEMP TRIGGER boom BEFORE INSERT ON step WHEN NEW.step=2 BEGIN SELECT RAISE(FAIL,'boom'); END"};
-    char sql[64];
+        "ON kv_chunk WHEN NEW.layer=2 AND NEW.tok_start=64 BEGIN SELECT RAISE(ABORT,'boom')",
+        "ON blob_data WHEN NEW.blob_id=7 BEGIN SELECT RAISE(ROLLBACK,'boom')",
+        "ON step WHEN NEW.step=2 BEGIN SELECT RAISE(FAIL,'boom')",
+    };
+    char sql[160];
     int i, k;
     (void)state;
     for (i = 0; i < COUNT(triggers); i++) {
         err e = {0};
-        OK(store_exec(st, &e, triggers[i], ""));
+        snprintf(sql, sizeof sql, "CREATE TEMP TRIGGER boom BEFORE INSERT %s; END", triggers[i]);
+        OK(store_exec(st, &e, sql, ""));
         assert_int_equal(fix_put(st, 0, says_sf, &cache_a, &e), -1);
         assert_int_equal(e.code, ERR_DB);
         assert_non_null(strstr(e.msg, "sf/baseline"));
