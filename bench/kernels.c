@@ -1,9 +1,8 @@
 /* bench/kernels.c: times of the kernels on the shapes of SmolLM2-135M, for kernels/SPEED.md; built by hand, `bench_kernels`.
  *
- *     bench_kernels [avx512|avx2|scalar] [threads] [seconds per number]
+ *     bench_kernels [avx512|avx2|scalar] [threads] [seconds per number] [weight type: matmuls of it alone]
  *
- * Best and median of the steps that fit into the seconds; the machine's read and fma peaks stand above, since numbers of a
- * shared machine mean little without them. Weights are random, 30 layers of them: more than a cache holds.
+ * Best and median of the steps that fit into the seconds. Weights are random, 30 layers of them: more than a cache holds.
  */
 #include "../kernels/kernels.h"
 
@@ -238,6 +237,9 @@ int main(int argc, char **argv)
     if (!k) return 1;
     if (argc > 3) seconds = atof(argv[3]);
     printf("%s, %d threads\n", k->name, kernels_cpu_threads(argc > 2 ? atoi(argv[2]) : 0));
+    for (int t = 0; t < DTYPE_COUNT; t++)
+        if (argc > 4 && (!strcmp(argv[4], dtype_name((enum dtype)t)) || !strcmp(argv[4], "all"))) bench_matmul((enum dtype)t);
+    if (argc > 4) return 0;
     bench_matmul(DTYPE_Q4_1);
     bench_attend("own", DTYPE_F32, 32, 0, 0);
     bench_attend("shared", DTYPE_F32, 32, 1, 0);

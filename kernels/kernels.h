@@ -34,7 +34,24 @@
    HEAD_MAX: the largest E. */
 enum { PAGE_TOKENS = 64, HEAD_MAX = 256 };
 
-enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q8_0, DTYPE_COUNT };
+/* Plain types, then ggml's blocks (widen.h has their layouts). */
+enum dtype {
+    DTYPE_F32,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_Q4_0,
+    DTYPE_Q4_1,
+    DTYPE_Q8_0,
+    DTYPE_Q5_0,
+    DTYPE_Q5_1,
+    DTYPE_Q2_K,
+    DTYPE_Q3_K,
+    DTYPE_Q4_K,
+    DTYPE_Q5_K,
+    DTYPE_Q6_K,
+    DTYPE_IQ4_NL,
+    DTYPE_COUNT
+};
 
 /* Elements per block and bytes per block of a type (1 element for the plain ones). */
 int dtype_block(enum dtype t);

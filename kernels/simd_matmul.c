@@ -6,6 +6,7 @@
  * stays in the second-level cache. What was measured stands in SPEED.md.
  */
 #include "simd_vec.h"
+#include "widen.h"
 
 #ifdef __AVX512F__
 enum { DIRECT_ROWS = 4, DIRECT_MAX = 4, TILE_ROWS = 4, TILE_COLS = 4 };
@@ -208,7 +209,8 @@ INLINE void widen_blocks(float *out, const uint8_t *b, const enum dtype t, size_
 /* n weights of a row, at most PIECE, and zeros up to a multiple of 16. */
 static void widen(float *out, const uint8_t *b, enum dtype t, size_t n)
 {
-    size_t whole = n / 32;
+    const size_t whole = n / 32;
+    widen_fn *f = widen_block(t);
     switch (t) {
     case DTYPE_F32: widen_blocks(out, b, DTYPE_F32, whole); break;
     case DTYPE_F16: widen_blocks(out, b, DTYPE_F16, whole); break;
@@ -216,7 +218,9 @@ static void widen(float *out, const uint8_t *b, enum dtype t, size_t n)
     case DTYPE_Q4_0: widen_blocks(out, b, DTYPE_Q4_0, whole); return;
     case DTYPE_Q4_1: widen_blocks(out, b, DTYPE_Q4_1, whole); return;
     case DTYPE_Q8_0: widen_blocks(out, b, DTYPE_Q8_0, whole); return;
-    default: kernels_widen(out, b, t, n); return;
+    default:
+        for (size_t i = 0; i < n; i += (size_t)dtype_block(t), b += dtype_block_bytes(t)) f(out + i, b);
+        return;
     }
     for (size_t i = whole * 32; i < n; i += 16) v_store(out + i, v_from_n(b, t, i, n - i < 16 ? (int)(n - i) : 16));
 }

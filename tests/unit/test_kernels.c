@@ -81,8 +81,12 @@ static uint16_t f16_of(float f) /* of normal, exactly representable or nearly so
     return (uint16_t)((u >> 16 & 0x8000) | ((u & 0x7fffffff) - 0x38000000) >> 13);
 }
 
+/* Random bits with moderate scales: where the f16 numbers of a block lie; the same place twice when there is one. */
 static struct mat random_mat(enum dtype t, int rows, int cols)
 {
+    static const int f16_at[DTYPE_COUNT][2] = {
+        [DTYPE_Q4_1] = {0, 2}, [DTYPE_Q5_1] = {0, 2}, [DTYPE_Q2_K] = {80, 82},  [DTYPE_Q3_K] = {108, 108},
+        [DTYPE_Q4_K] = {0, 2}, [DTYPE_Q5_K] = {0, 2}, [DTYPE_Q6_K] = {208, 208}};
     struct mat w = {t, rows, cols, NULL};
     size_t bytes = mat_row_bytes(&w), total = bytes * (size_t)rows;
     uint8_t *data = malloc(total);
@@ -95,8 +99,8 @@ static struct mat random_mat(enum dtype t, int rows, int cols)
         } else if (t == DTYPE_BF16) {
             memcpy(data + i, (char *)&f + 2, 2);
         } else {
-            memcpy(data + i, &d, 2);
-            if (t == DTYPE_Q4_1) memcpy(data + i + 2, &m, 2);
+            memcpy(data + i + f16_at[t][1], &m, 2);
+            memcpy(data + i + f16_at[t][0], &d, 2);
         }
     }
     w.data = data;
@@ -144,9 +148,8 @@ static void matmul_equals_the_definition_for_every_type_batch_and_team(void **is
     const struct kernels *k = isa_or_skip(isa);
     for (int t = 0; t < DTYPE_COUNT; t++)
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-            int cols = shapes[i][1] * 32;
-            if (cols % dtype_block((enum dtype)t))
-                cols = (cols + dtype_block((enum dtype)t)) / dtype_block((enum dtype)t) * dtype_block((enum dtype)t);
+            if (t > DTYPE_Q8_0 && i % 2 == 0) continue; /* these share one path */
+            int block = dtype_block((enum dtype)t), cols = (shapes[i][1] * 32 + block - 1) / block * block;
             check_matmul(k, (enum dtype)t, shapes[i][0], cols, shapes[i][2]);
         }
 }
