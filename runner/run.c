@@ -167,14 +167,16 @@ static int batch_rows(const struct loop *l)
     return (l->n_pending + batches - 1) / batches;
 }
 
+/* The new tokens as text. Special tokens are written out, since "<|im_end|>" is what the model said; only the stop token that
+   ended the text is left out. */
 static char *row_text(const struct run *r, const struct gen_row *row, size_t *len)
 {
     struct buf b = {0};
-    int i;
-    for (i = 0; i < row->n; i++) {
-        size_t n;
-        const char *p = engine_token_bytes(r->en, row->picks[i].token, &n);
-        if (p && !engine_token_special(r->en, row->picks[i].token)) buf_add(&b, p, n);
+    int i, n = row->stop == GEN_STOP_EOS ? row->n - 1 : row->n;
+    for (i = 0; i < n; i++) {
+        size_t bytes;
+        const char *p = engine_token_bytes(r->en, row->picks[i].token, &bytes);
+        if (p) buf_add(&b, p, bytes);
     }
     *len = b.n;
     return buf_take(&b);
