@@ -230,7 +230,10 @@ struct val jinja_item(struct jinja *j, struct val of, struct val key)
     bool list = of.type == VAL_LIST || of.type == VAL_TUPLE || of.type == VAL_STR || of.type == VAL_RANGE;
     if (j->failed) return of;
     if (of.type == VAL_UNDEFINED) return jinja_fail(j, "%s", jinja_why_undefined(j, of));
-    if (of.type == VAL_MARKUP) return jinja_unsupported(j, "a subscript of a text marked safe");
+    if (of.type == VAL_MARKUP && jinja_is_int(key)) {
+        v = item_at(j, (struct val){.type = VAL_STR, .s = of.s}, key.i);
+        if (v.type == VAL_STR) v.type = VAL_MARKUP;
+    }
     if (of.type == VAL_DICT && jinja_hashable(key)) {
         item = jinja_dict_get(j, of.d, key);
         if (item) return *item;

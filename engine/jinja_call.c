@@ -125,7 +125,8 @@ static void call_update(struct jinja *j, struct dict *d, struct val from)
         for (i = 0; i < from.d->n && !j->failed; i++) jinja_dict_set(j, d, from.d->p[i].k, from.d->p[i].v);
         return;
     }
-    it = jinja_iter(j, from);
+    if (from.type == VAL_UNDEFINED) jinja_fail(j, "%s", jinja_why_undefined(j, from));
+    it = j->failed ? NULL : jinja_iter(j, from);
     while (it && jinja_next(j, it, &item)) {
         struct val pair = jinja_to_list(j, item, VAL_TUPLE);
         if (j->failed) return;

@@ -51,11 +51,13 @@ static bool exec_same_name(const struct text *a, const struct text *b)
 void jinja_bind(struct jinja *j, const struct text *name, struct val v)
 {
     struct binding *b;
-    for (b = j->scope->vars; b; b = b->next) {
+    size_t looked_at = 0;
+    for (b = j->scope->vars; b; b = b->next, looked_at += 8) {
         if (!exec_same_name(b->name, name)) continue;
         b->v = v;
         return;
     }
+    jinja_charge(j, looked_at);
     b = j->free_bindings;
     if (b)
         j->free_bindings = b->next;

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 
-/* The filtered value as a text; NULL: failed. */
+/* The filtered value as a text; NULL: failed. A text marked safe would have to stay so. */
 static const struct text *filter_text(struct jinja *j, struct args *a)
 {
     if (a->self.type == VAL_MARKUP) {
@@ -13,6 +13,13 @@ static const struct text *filter_text(struct jinja *j, struct args *a)
         return NULL;
     }
     return jinja_to_str(j, a->self).s;
+}
+
+/* A text made from one that is marked safe is marked, too. */
+static struct val filter_like(const struct args *a, struct val v)
+{
+    if (a->self.type == VAL_MARKUP) v.type = VAL_MARKUP;
+    return v;
 }
 
 static struct val filter_str(const struct text *t)
@@ -29,9 +36,8 @@ static bool filter_flag(struct jinja *j, const struct args *a, int i)
 
 static struct val filter_case(struct jinja *j, struct args *a)
 {
-    const struct text *t = filter_text(j, a);
     enum case_kind kind = a->name[0] == 'u' ? CASE_UPPER : a->name[0] == 'l' ? CASE_LOWER : CASE_CAPITALIZE;
-    return t ? jinja_case(j, t, kind) : a->self;
+    return filter_like(a, jinja_case(j, jinja_to_str(j, a->self).s, kind));
 }
 
 /* A word starts after white space or one of -({[<. */
@@ -55,12 +61,9 @@ static struct val filter_title(struct jinja *j, struct args *a)
 
 static struct val filter_trim(struct jinja *j, struct args *a)
 {
-    const struct text *t = filter_text(j, a), *chars = NULL;
-    if (t && a->v[0].type != VAL_MISSING && a->v[0].type != VAL_NONE) {
-        chars = jinja_arg_text(j, a, 0);
-        if (!chars) return a->self;
-    }
-    return t ? jinja_strip(j, t, chars, true, true) : a->self;
+    const struct text *chars = NULL;
+    if (a->v[0].type != VAL_MISSING && a->v[0].type != VAL_NONE && !(chars = jinja_arg_text(j, a, 0))) return a->self;
+    return filter_like(a, jinja_strip(j, jinja_to_str(j, a->self).s, chars, true, true));
 }
 
 static struct val filter_replace(struct jinja *j, struct args *a)
@@ -99,7 +102,7 @@ static struct val filter_indent(struct jinja *j, struct args *a)
     struct val lines;
     int64_t width = 4, k;
     size_t i;
-    if (a->self.type != VAL_STR) return jinja_fail(j, "indent: a %s where a text is needed", jinja_type(a->self));
+    if (!jinja_is_str(a->self)) return jinja_fail(j, "indent: a %s where a text is needed", jinja_type(a->self));
     if (a->v[0].type == VAL_STR)
         jinja_put(j, &by, a->v[0].s->p, a->v[0].s->n);
     else if (a->v[0].type != VAL_MISSING && !jinja_arg_int(j, a, 0, &width))
@@ -117,7 +120,7 @@ static struct val filter_indent(struct jinja *j, struct args *a)
         jinja_put(j, &b, line->p, line->n);
     }
     buf_free(&by);
-    return jinja_take(j, &b);
+    return filter_like(a, jinja_take(j, &b));
 }
 
 static struct val filter_wordcount(struct jinja *j, struct args *a)
@@ -152,17 +155,18 @@ static struct val filter_center(struct jinja *j, struct args *a)
 static struct val filter_truncate(struct jinja *j, struct args *a)
 {
     static const struct text dots = {"...", 3, true};
-    const struct text *t = a->self.s, *end = &dots;
+    const struct text *t, *end = &dots;
     int64_t length = 255, leeway = 5, keep;
     size_t cut;
     struct buf b = {0};
-    if (a->self.type != VAL_STR) return jinja_fail(j, "truncate: a %s where a text is needed", jinja_type(a->self));
     if (a->v[0].type != VAL_MISSING && !jinja_arg_int(j, a, 0, &length)) return a->self;
     if (a->v[2].type != VAL_MISSING && !(end = jinja_arg_text(j, a, 2))) return a->self;
     if (a->v[3].type != VAL_MISSING && a->v[3].type != VAL_NONE && !jinja_arg_int(j, a, 3, &leeway)) return a->self;
     keep = length - (int64_t)jinja_chars(end);
     if (keep < 0 || leeway < 0) return jinja_fail(j, "truncate: the length is below that of the end");
     if (leeway > INT64_MAX - length || jinja_len(j, a->self) <= length + leeway) return a->self;
+    if (a->self.type != VAL_STR) return jinja_unsupported(j, "truncate of a %s", jinja_type(a->self));
+    t = a->self.s;
     cut = jinja_offset(t, (size_t)keep);
     if (!filter_flag(j, a, 1)) {
         size_t space = cut;

@@ -397,8 +397,9 @@ static void lex_data(struct lexer *l, size_t start, size_t end)
     t->value = (struct val){.type = VAL_STR, .s = t->text};
 }
 
-/* Where the text in front of a tag ends. sign: what stands at the tag; strip: whether lstrip_blocks concerns it. */
-static size_t lex_text_end(const struct lexer *l, size_t start, size_t end, char sign, bool strip)
+/* Where the text in front of a tag ends. sign: what stands at the tag; strip: whether lstrip_blocks concerns it;
+ * line_start: whether the text starts a line. */
+static size_t lex_text_end(const struct lexer *l, size_t start, size_t end, char sign, bool strip, bool line_start)
 {
     size_t line, i;
     if (sign == '-') {
@@ -413,7 +414,7 @@ static size_t lex_text_end(const struct lexer *l, size_t start, size_t end, char
     if (sign == '+' || !strip) return end;
     for (line = end; line > start && l->s[line - 1] != '\n'; line--) {
     }
-    if (line == start && !l->line_start) return end;
+    if (line == start && !line_start) return end;
     i = jinja_space(l->s + line, end - line);
     return i == end - line ? line : end;
 }
@@ -447,10 +448,9 @@ static int lex_raw(struct lexer *l)
         at = i + 2 + (sign != 0);
         word = lex_word_tag(l, at, "endraw");
         if (!word) continue;
-        l->line_start = line_start;
-        end = lex_text_end(l, start, i, sign, true);
         l->i = at + word;
         if (!lex_end(l, "%}", false)) continue;
+        end = lex_text_end(l, start, i, sign, true, line_start);
         l->line = line;
         lex_data(l, start, end);
         l->line = line + lex_count_lines(l->s + start, l->i - start);
@@ -483,7 +483,7 @@ static int lex_root(struct lexer *l)
     }
     kind = l->s[i + 1];
     sign = lex_sign(l, i + 2);
-    end = lex_text_end(l, start, i, sign, kind != '{');
+    end = lex_text_end(l, start, i, sign, kind != '{', l->line_start);
     lex_data(l, start, end);
     l->line += lex_count_lines(l->s + start, i - start);
     l->i = i + 2 + (sign != 0);

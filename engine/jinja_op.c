@@ -298,7 +298,11 @@ struct val jinja_slice(struct jinja *j, struct val of, struct val start, struct 
     int64_t i;
     if (j->failed) return of;
     if (of.type == VAL_UNDEFINED) return jinja_fail(j, "%s", jinja_why_undefined(j, of));
-    if (of.type == VAL_MARKUP) return jinja_unsupported(j, "a slice of a text marked safe");
+    if (of.type == VAL_MARKUP) {
+        r = jinja_slice(j, (struct val){.type = VAL_STR, .s = of.s}, start, stop, step);
+        if (!j->failed) r.type = VAL_MARKUP;
+        return r;
+    }
     if (of.type != VAL_STR && of.type != VAL_LIST && of.type != VAL_TUPLE && of.type != VAL_RANGE)
         return jinja_fail(j, "a %s cannot be sliced", jinja_type(of));
     if (!op_span(j, jinja_len(j, of), start, stop, step, &s)) return of;

@@ -46,6 +46,13 @@ static bool seq_flag(struct jinja *j, const struct args *a, int i)
     return a->v[i].type != VAL_MISSING && jinja_true(j, a->v[i]);
 }
 
+/* sorted() wants a number there, not just any truth. */
+static bool seq_reverse_flag(struct jinja *j, const struct args *a, int i)
+{
+    int64_t flag = 0;
+    return a->v[i].type != VAL_MISSING && jinja_arg_int(j, a, i, &flag) && flag != 0;
+}
+
 /* ---- map, select and their kin ---- */
 
 static struct list *seq_rest(struct jinja *j, const struct list *l, size_t from)
@@ -55,19 +62,33 @@ static struct list *seq_rest(struct jinja *j, const struct list *l, size_t from)
     return rest;
 }
 
+static struct val *seq_keyword(struct jinja *j, const struct args *a, const char *name)
+{
+    return jinja_dict_get(j, a->kw, jinja_cstr(j, name));
+}
+
+static void seq_check_args(struct jinja *j, const struct args *a)
+{
+    bool map = a->name[0] == 'm';
+    if (map && a->pos->n == 0) {
+        if (!seq_keyword(j, a, "attribute"))
+            jinja_fail(j, "map needs the name of a filter");
+        else if (a->kw->n > (seq_keyword(j, a, "default") ? 2u : 1u))
+            jinja_fail(j, "map: unexpected keyword argument");
+    } else if (strstr(a->name, "attr") && a->pos->n == 0) {
+        jinja_fail(j, "%s needs the name of an attribute", a->name);
+    }
+}
+
 /* Draws the next item of what the filter stands on; an empty or false value gives none. */
 static bool seq_draw(struct jinja *j, struct iter *it, struct val *out)
 {
     if (!it->src) {
         if (!jinja_true(j, it->of)) return false;
-        it->src = jinja_iter(j, it->of);
+        seq_check_args(j, it->args);
+        it->src = j->failed ? NULL : jinja_iter(j, it->of);
     }
     return it->src && jinja_next(j, it->src, out);
-}
-
-static struct val *seq_keyword(struct jinja *j, const struct args *a, const char *name)
-{
-    return jinja_dict_get(j, a->kw, jinja_cstr(j, name));
 }
 
 static struct val seq_apply(struct jinja *j, struct val item, const struct args *a, size_t name_at, bool filter)
@@ -88,12 +109,9 @@ static bool seq_map_next(struct jinja *j, struct iter *it, struct val *out)
     if (!seq_draw(j, it, &item)) return false;
     if (path) {
         absent = seq_keyword(j, a, "default");
-        if (a->kw->n > (absent ? 2u : 1u)) jinja_fail(j, "map: unexpected keyword argument");
         *out = seq_by_path(j, item, *path, absent ? *absent : jinja_missing());
-    } else if (a->pos->n) {
-        *out = seq_apply(j, item, a, 0, true);
     } else {
-        jinja_fail(j, "map needs the name of a filter");
+        *out = seq_apply(j, item, a, 0, true);
     }
     return !j->failed;
 }
@@ -105,10 +123,7 @@ static bool seq_select_next(struct jinja *j, struct iter *it, struct val *out)
     size_t test_at = attr;
     while (seq_draw(j, it, out)) {
         struct val v = *out;
-        if (attr && a->pos->n == 0)
-            jinja_fail(j, "%s needs the name of an attribute", a->name);
-        else if (attr)
-            v = jinja_by_path(j, v, a->pos->p[0]);
+        if (attr) v = jinja_by_path(j, v, a->pos->p[0]);
         if (j->failed) break;
         yes = jinja_true(j, a->pos->n > test_at ? seq_apply(j, v, a, test_at, false) : v);
         if (yes != reject) return !j->failed;
@@ -186,7 +201,7 @@ static struct val seq_sorted(struct jinja *j, struct val items, struct val paths
 /* sort(reverse=False, case_sensitive=False, attribute=None) */
 static struct val seq_sort(struct jinja *j, struct args *a)
 {
-    return seq_sorted(j, a->self, a->v[2], seq_flag(j, a, 1), seq_flag(j, a, 0));
+    return seq_sorted(j, a->self, a->v[2], seq_flag(j, a, 1), seq_reverse_flag(j, a, 0));
 }
 
 /* dictsort(case_sensitive=False, by="key", reverse=False) */
@@ -197,7 +212,8 @@ static struct val seq_dictsort(struct jinja *j, struct args *a)
     if (a->v[1].type != VAL_MISSING && !by) return a->self;
     if (by && !value && !jinja_text_is(by, "key")) return jinja_fail(j, "dictsort: sorts by key or value");
     if (a->self.type != VAL_DICT) return jinja_fail(j, "dictsort of a %s", jinja_type(a->self));
-    return seq_sorted(j, jinja_dict_view(j, a->self.d, VIEW_ITEMS), jinja_int(value), seq_flag(j, a, 0), seq_flag(j, a, 2));
+    return seq_sorted(j, jinja_dict_view(j, a->self.d, VIEW_ITEMS), jinja_int(value), seq_flag(j, a, 0),
+                      seq_reverse_flag(j, a, 2));
 }
 
 /* unique(case_sensitive=False, attribute=None) */
@@ -298,10 +314,21 @@ static struct val seq_list(struct jinja *j, struct args *a)
     return jinja_to_list(j, a->self, VAL_LIST);
 }
 
+static bool seq_no_items(struct jinja *j, struct iter *it, struct val *out)
+{
+    (void)out;
+    jinja_fail(j, "items of a %s", jinja_type(it->of));
+    return false;
+}
+
 static struct val seq_items(struct jinja *j, struct args *a)
 {
     if (a->self.type == VAL_UNDEFINED) return jinja_iter_val(j, jinja_list(j, VAL_LIST));
-    if (a->self.type != VAL_DICT) return jinja_fail(j, "items of a %s", jinja_type(a->self));
+    if (a->self.type != VAL_DICT) { /* an error only when something is drawn */
+        struct iter *it = jinja_iter_new(j, seq_no_items);
+        it->of = a->self;
+        return (struct val){.type = VAL_ITER, .it = it};
+    }
     return jinja_iter_val(j, jinja_dict_view(j, a->self.d, VIEW_ITEMS));
 }
 

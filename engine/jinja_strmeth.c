@@ -121,7 +121,7 @@ static const char *str_find_last(struct jinja *j, const struct text *t, size_t s
     size_t i;
     if (what->n > end - start) return NULL;
     for (i = end - what->n + 1; i-- > start;) {
-        if (i % 64 == 0 && !jinja_charge(j, what->n)) return NULL;
+        if (i % 8 == 0 && !jinja_charge(j, what->n)) return NULL;
         if (memcmp(t->p + i, what->p, what->n) == 0) return t->p + i;
     }
     return NULL;
@@ -191,7 +191,9 @@ static struct val str_rsplit(struct jinja *j, struct args *a)
 
 static struct val str_splitlines(struct jinja *j, struct args *a)
 {
-    return jinja_splitlines(j, a->self.s, a->v[0].type != VAL_MISSING && jinja_true(j, a->v[0]));
+    int64_t keep = 0;
+    if (a->v[0].type != VAL_MISSING && !jinja_arg_int(j, a, 0, &keep)) return a->self;
+    return jinja_splitlines(j, a->self.s, keep != 0);
 }
 
 static struct val str_partition(struct jinja *j, struct args *a)

@@ -143,6 +143,7 @@ struct val jinja_case(struct jinja *j, const struct text *t, enum case_kind kind
     struct buf b = {0};
     bool start = true; /* of a word, or of the text */
     size_t i, n;
+    jinja_charge(j, t->n * 8);
     for (i = 0; i < t->n && !j->failed; i += n) {
         int32_t c, to;
         char utf8[4];

@@ -298,7 +298,7 @@ int64_t jinja_len(struct jinja *j, struct val v)
     case VAL_UNDEFINED: return 0;
     case VAL_STR:
     case VAL_MARKUP:
-        if (!v.s->ascii) jinja_charge(j, v.s->n);
+        if (!v.s->ascii) jinja_charge(j, v.s->n * 8); /* decoding is slow */
         return (int64_t)jinja_chars(v.s);
     case VAL_LIST:
     case VAL_TUPLE: return (int64_t)v.l->n;
