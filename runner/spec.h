@@ -177,7 +177,7 @@ struct spec {
     arena *mem;
     const char *path, *source; /* source: the bytes of the file */
     size_t source_len;
-    uint8_t sha256[32]; /* of the source */
+    uint8_t sha256[32];             /* of the source */
     const char *experiment, *title; /* title: the experiment's name when it has none */
     struct mark experiment_at;
 
