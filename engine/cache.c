@@ -102,6 +102,41 @@ cache *cache_fork(cache *c)
     return f;
 }
 
+/* Zeroes what a page holds from token `from` on, so that a shorter cache keeps the promise that unused tokens are zero. */
+static void page_clear_tail(const engine *en, struct page *p, int from)
+{
+    size_t row = (size_t)en->model.E * (size_t)dtype_block_bytes(en->attn.kv_type), head = PAGE_TOKENS * row;
+    int g;
+    for (g = 0; g < en->model.G; g++) {
+        en->k->zero((char *)p->kv.k + (size_t)g * head + (size_t)from * row, head - (size_t)from * row);
+        en->k->zero((char *)p->kv.v + (size_t)g * head + (size_t)from * row, head - (size_t)from * row);
+        p->hidden_bits[g] &= ((uint64_t)1 << from) - 1;
+    }
+}
+
+int cache_fork_at(cache **out, cache *c, int n, err *e)
+{
+    int l, i, tail = n % PAGE_TOKENS, last = n / PAGE_TOKENS;
+    cache *f;
+    if (n < 0 || n > c->n) return err_set(e, ERR_INTERNAL, "a fork of %d tokens from a cache of %d", n, c->n);
+    f = cache_fork(c);
+    for (l = 0; l < c->en->model.n_layer; l++)
+        for (i = (n + PAGE_TOKENS - 1) / PAGE_TOKENS; i < f->n_pages; i++)
+            page_release(c->en, (struct page *)(void *)f->pages[l][i]);
+    f->n_pages = (n + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    f->n = n;
+    for (l = 0; tail && n < c->n && l < c->en->model.n_layer; l++) {
+        struct page *p = cache_own(f, l, last);
+        if (!p) {
+            cache_free(f);
+            return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
+        }
+        page_clear_tail(c->en, p, tail);
+    }
+    *out = f;
+    return 0;
+}
+
 void cache_free(cache *c)
 {
     int l, i;

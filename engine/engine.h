@@ -100,7 +100,21 @@ int engine_chat(const engine *en, const struct chat_msg *msgs, int n, bool add_g
 
 /* ---- caches ---- */
 
-enum { CACHE_K = 1, CACHE_V = 2 };
+/* Where a pass can be edited or recorded; a set of bits. Width of a position's vector there: kv heads x E for K, V and
+   K_PRE, D for RESID, ATTN_OUT and MLP_OUT, query heads x E for HEAD_OUT. */
+enum {
+    CACHE_K = 1,        /* key after rotary embedding, as the cache holds it */
+    CACHE_V = 2,        /* value */
+    SITE_K_PRE = 4,     /* key before rotary embedding */
+    SITE_RESID = 8,     /* residual stream behind a block; layer -1: the embeddings */
+    SITE_ATTN_OUT = 16, /* what attention adds to the residual stream */
+    SITE_MLP_OUT = 32,  /* what the feed-forward part adds */
+    SITE_HEAD_OUT = 64, /* each query head's output, before the output projection */
+    SITE_ATTN = 128,    /* recording alone: attention weights, query heads x tokens 0..last */
+    SITE_LOGITS = 256,  /* recording alone: V logits; the layer is 0 */
+};
+/* Elements of one position's vector at a site, given how many tokens the cache holds in the end (SITE_ATTN). */
+int engine_site_width(const engine *en, int site, int n_tokens);
 
 /* What greedy decoding takes from one row of logits. */
 struct gen_pick {
@@ -113,8 +127,28 @@ int cache_new(cache **out, engine *en, err *e); /* holds no token */
 cache *cache_fork(cache *c);                    /* shares every page; never fails */
 void cache_free(cache *c);                      /* NULL is fine */
 int cache_len(const cache *c);                  /* tokens held */
+/* A fork that holds the first n tokens of c. */
+int cache_fork_at(cache **out, cache *c, int n, err *e);
 /* Feeds n tokens at positions len.. . With `last`, also the pick from the last token's logits (n > 0 then). */
 int cache_feed(cache *c, const int *tokens, int n, struct gen_pick *last, err *e);
+/* What to record of a pass: out (n_layers, n_at, width), f32, in the order of the lists. Positions that the pass does not
+   feed are left as they are. */
+struct record {
+    int site; /* one bit */
+    const int *layers, *at;
+    int n_layers, n_at;
+    int n_tokens; /* SITE_ATTN: tokens of a row, behind the query's position zero */
+    float *out;
+};
+/* Changes and records of a pass that feeds tokens; heads of an edit are kv heads for K, V, K_PRE, query heads for HEAD_OUT and
+   ignored elsewhere. An edit of K or V is made before that layer's attention: the query at the position sees it, too. */
+struct watch {
+    const struct edit *edits;
+    const struct record *records;
+    int n_edits, n_records;
+};
+/* cache_feed with edits made as each layer writes, in their order, and records taken after them. Every index is checked. */
+int cache_feed_watched(cache *c, const int *tokens, int n, const struct watch *w, struct gen_pick *last, err *e);
 /* Positions first..first+n-1 of one layer of CACHE_K or CACHE_V to out, (G, n, E) in the cache's type. */
 void cache_read(const cache *c, int layer, int tensor, int first, int n, void *out);
 /* True when both hold the very same page for this layer and position (not merely equal bytes). */
@@ -127,6 +161,8 @@ enum edit_op {
     EDIT_ZERO,       /* zeros; a zeroed key still takes softmax mass */
     EDIT_TRANSPLANT, /* values of the donor at donor_at */
     EDIT_MASK,       /* the position stays, nobody attends to it; tensors is ignored */
+    EDIT_SCALE,      /* times `by` */
+    EDIT_ADD,        /* plus `by` times `vector` */
 };
 
 struct edit {
@@ -139,6 +175,9 @@ struct edit {
     const cache *donor;  /* of the same engine; may be the cache itself or a fork of it */
     const int *donor_at; /* (n_at) positions held by the donor */
     bool rerotate;       /* turn keys from the donor's position to the target's; Su et al. 2021, eq. 34 */
+    float by;
+    const float *vector; /* EDIT_ADD: (n_layers, width) one vector for all positions; EDIT_TRANSPLANT into a pass at a site that
+                            no cache holds: (n_layers, n_at, width) as recorded from the donor's pass */
 };
 
 /* Applies e to c, copying the pages it writes if they are shared. Every index is checked; on failure c is unchanged. */

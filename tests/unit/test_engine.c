@@ -114,9 +114,19 @@ static struct edit *whole(struct whole *w, enum edit_op op, int first, int last,
     for (i = 0; i < info()->n_layer; i++) w->layers[i] = i;
     for (i = 0; i < info()->n_kv_head; i++) w->heads[i] = i;
     for (i = first; i <= last; i++) w->at[i - first] = i;
-    w->ed = (struct edit){
-        op,   CACHE_K | CACHE_V, w->layers, w->heads, w->at, info()->n_layer, info()->n_kv_head, last - first + 1, donor, w->at,
-        false};
+    w->ed = (struct edit){op,
+                          CACHE_K | CACHE_V,
+                          w->layers,
+                          w->heads,
+                          w->at,
+                          info()->n_layer,
+                          info()->n_kv_head,
+                          last - first + 1,
+                          donor,
+                          w->at,
+                          false,
+                          0,
+                          NULL};
     return &w->ed;
 }
 
@@ -287,7 +297,7 @@ static void the_next_token_sees_an_edit_only_in_layers_above_it(void **state)
     (void)state;
     for (l = 0; l < info()->n_layer; l++) {
         cache *plain = cache_fork(base), *edited = cache_fork(base);
-        struct edit ed = {EDIT_ZERO, CACHE_V, &l, &head, at, 1, 1, 2, NULL, NULL, false};
+        struct edit ed = {EDIT_ZERO, CACHE_V, &l, &head, at, 1, 1, 2, NULL, NULL, false, 0, NULL};
         edit(edited, &ed);
         assert_int_equal(cache_feed(plain, prompt_a + P - 1, 1, NULL, &e), 0);
         assert_int_equal(cache_feed(edited, prompt_a + P - 1, 1, NULL, &e), 0);
@@ -318,7 +328,7 @@ static void what_an_edit_does_not_touch_stays_shared(void **state)
     int layer = 1, head = 1, at = Z, l, pos;
     cache *base = prefill(en, prompt_a, P - 1), *c = cache_fork(base);
     float *k0 = values(base, layer, CACHE_K, 0, P - 1), *k1;
-    struct edit ed = {EDIT_ZERO, CACHE_K, &layer, &head, &at, 1, 1, 1, NULL, NULL, false};
+    struct edit ed = {EDIT_ZERO, CACHE_K, &layer, &head, &at, 1, 1, 1, NULL, NULL, false, 0, NULL};
     int g, t, E = info()->head_dim;
     (void)state;
     edit(c, &ed);
@@ -357,6 +367,47 @@ static void a_fork_never_sees_its_sibling(void **state)
     cache_free(copy);
 }
 
+static void a_shorter_fork_is_the_shorter_prompts_cache(void **state)
+{
+    static const int lengths[] = {0, 1, 63, 64, 65, 128, P};
+    cache *whole_prompt = prefill(en, prompt_a, P);
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        int n = lengths[i];
+        cache *f = NULL, *want = prefill(en, prompt_a, n);
+        struct gen_pick a, b;
+        err e = {0};
+        assert_int_equal(cache_fork_at(&f, whole_prompt, n, &e), 0);
+        assert_int_equal(cache_len(f), n);
+        assert_true(equal_all(f, want, n));
+        assert_int_equal(cache_feed(f, prompt_b, 3, &a, &e), 0);
+        assert_int_equal(cache_feed(want, prompt_b, 3, &b, &e), 0);
+        assert_memory_equal(&a, &b, sizeof a);
+        cache_free(f);
+        cache_free(want);
+    }
+    cache_free(whole_prompt);
+}
+
+/* The numbers below are the contract's. When they move, the numerics tag must move with them (engine.c), since answers of
+   equal tags are taken for equal to the bit; then this test gets the new tag and the new hash. */
+static void the_bits_of_this_numerics_tag_have_not_moved(void **state)
+{
+    uint64_t hash = 14695981039346656037u; /* FNV-1a over the picks */
+    struct gen_row r = row_of(prefill(en, prompt_a, P - 1), prompt_a + P - 1);
+    const unsigned char *p;
+    size_t i;
+    (void)state;
+    decode(en, &r, 1);
+    p = (const unsigned char *)r.picks;
+    for (i = 0; i < (size_t)r.n * sizeof *r.picks; i++) hash = (hash ^ p[i]) * 1099511628211u;
+    assert_string_equal(info()->numerics, "n1:cpu:kv-f32");
+    assert_int_equal(hash, 0xba2691673407616);
+    gen_row_clear(&r);
+    cache_free(r.cache);
+}
+
 static void a_masked_position_is_as_if_absent_and_a_zeroed_one_is_not(void **state)
 {
     struct whole w;
@@ -385,7 +436,7 @@ static void a_masked_position_is_as_if_absent_and_a_zeroed_one_is_not(void **sta
 static void a_rerotated_key_is_the_key_of_its_new_position(void **state)
 {
     int ids[40], layer = 0, head = 0, from = 3, to = 33, i, E = info()->head_dim;
-    struct edit ed = {EDIT_TRANSPLANT, CACHE_K, &layer, &head, &to, 1, 1, 1, NULL, &from, true};
+    struct edit ed = {EDIT_TRANSPLANT, CACHE_K, &layer, &head, &to, 1, 1, 1, NULL, &from, true, 0, NULL};
     cache *c, *d;
     float *want, *got;
     (void)state;
@@ -410,10 +461,10 @@ static void a_wrong_index_is_an_error_and_changes_nothing(void **state)
     cache *base = prefill(en, prompt_a, 10), *c = cache_fork(base);
     (void)state;
     for (i = 0; i < 2; i++) {
-        struct edit ed[4] = {{EDIT_ZERO, CACHE_K, &bad[i], &fine, &fine, 1, 1, 1, NULL, NULL, false},
-                             {EDIT_ZERO, CACHE_K, &fine, &bad[i], &fine, 1, 1, 1, NULL, NULL, false},
-                             {EDIT_ZERO, CACHE_K, &fine, &fine, &bad[i], 1, 1, 1, NULL, NULL, false},
-                             {EDIT_TRANSPLANT, CACHE_K, &fine, &fine, &fine, 1, 1, 1, base, &bad[i], false}};
+        struct edit ed[4] = {{EDIT_ZERO, CACHE_K, &bad[i], &fine, &fine, 1, 1, 1, NULL, NULL, false, 0, NULL},
+                             {EDIT_ZERO, CACHE_K, &fine, &bad[i], &fine, 1, 1, 1, NULL, NULL, false, 0, NULL},
+                             {EDIT_ZERO, CACHE_K, &fine, &fine, &bad[i], 1, 1, 1, NULL, NULL, false, 0, NULL},
+                             {EDIT_TRANSPLANT, CACHE_K, &fine, &fine, &fine, 1, 1, 1, base, &bad[i], false, 0, NULL}};
         int k;
         for (k = 0; k < 4; k++) {
             err e = {0};
@@ -470,6 +521,8 @@ int main(void)
         cmocka_unit_test(earlier_positions_do_not_know_later_ones),
         cmocka_unit_test(what_an_edit_does_not_touch_stays_shared),
         cmocka_unit_test(a_fork_never_sees_its_sibling),
+        cmocka_unit_test(a_shorter_fork_is_the_shorter_prompts_cache),
+        cmocka_unit_test(the_bits_of_this_numerics_tag_have_not_moved),
         cmocka_unit_test(a_masked_position_is_as_if_absent_and_a_zeroed_one_is_not),
         cmocka_unit_test(a_rerotated_key_is_the_key_of_its_new_position),
         cmocka_unit_test(a_wrong_index_is_an_error_and_changes_nothing),
