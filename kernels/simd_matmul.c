@@ -29,8 +29,11 @@ INLINE int bytes32(const enum dtype t)
 {
     switch (t) {
     case DTYPE_F32: return 128;
-    case DTYPE_Q4_0: return 18;
+    case DTYPE_Q4_0:
+    case DTYPE_IQ4_NL: return 18;
     case DTYPE_Q4_1: return 20;
+    case DTYPE_Q5_0: return 22;
+    case DTYPE_Q5_1: return 24;
     case DTYPE_Q8_0: return 34;
     default: return 64;
     }
@@ -54,10 +57,39 @@ INLINE void scales(float *s, const uint8_t *b, const enum dtype t, int n)
     }
 }
 
+INLINE v16 from_bytes(__m128i q) /* signed */
+{
+#ifdef __AVX512F__
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
+#else
+    return (v16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8)))};
+#endif
+}
+INLINE v16 signed_bytes(const uint8_t *q)
+{
+    return from_bytes(_mm_loadu_si128((const void *)q));
+}
+INLINE void nibbles(const uint8_t *q, __m128i *low, __m128i *high)
+{
+    __m128i i = _mm_loadu_si128((const void *)q), mask = _mm_set1_epi8(15);
+    *low = _mm_and_si128(i, mask);
+    *high = _mm_and_si128(_mm_srli_epi16(i, 4), mask);
+}
+/* Nibbles with a fifth bit each: 16 where bit i of the 16 bits at h is set. */
+INLINE __m128i fifth_bits(const uint8_t *h)
+{
+    const __m128i bit = _mm_set1_epi64x((long long)0x8040201008040201u);
+    uint16_t bits;
+    memcpy(&bits, h, 2);
+    __m128i spread =
+        _mm_shuffle_epi8(_mm_set1_epi16((short)bits), _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
+    return _mm_and_si128(_mm_cmpeq_epi8(_mm_and_si128(spread, bit), bit), _mm_set1_epi8(16));
+}
+
 #ifdef __AVX512F__
 /* 4 bits have 16 values: all of them are computed once per block (two operations) and looked up; the look-up reads the low
-   four bits of an index alone. d * q is exact, 11 bits by 4. */
-INLINE void nibbles(v16 values, const uint8_t *q, v16 *low, v16 *high)
+   four bits of an index alone. d * q is exact, 11 bits by 4, so that the fma rounds as the addition does. */
+INLINE void look_up(v16 values, const uint8_t *q, v16 *low, v16 *high)
 {
     __m512i i = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)q));
     *low = _mm512_permutexvar_ps(i, values);
@@ -66,28 +98,19 @@ INLINE void nibbles(v16 values, const uint8_t *q, v16 *low, v16 *high)
 INLINE void q4_0_block(const uint8_t *b, const float *s, v16 *low, v16 *high)
 {
     const v16 q = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    nibbles(v_mul(q, v_set1(s[0])), b + 2, low, high);
+    look_up(v_mul(q, v_set1(s[0])), b + 2, low, high);
 }
 INLINE void q4_1_block(const uint8_t *b, const float *s, v16 *low, v16 *high)
 {
     const v16 q = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    nibbles(v_fma(q, v_set1(s[0]), v_set1(s[1])), b + 4, low, high);
+    look_up(v_fma(q, v_set1(s[0]), v_set1(s[1])), b + 4, low, high);
 }
-INLINE v16 signed_bytes(const uint8_t *q)
+INLINE void iq4_nl_block(const uint8_t *b, const float *s, v16 *low, v16 *high)
 {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)q)));
+    const v16 q = _mm512_setr_ps(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+    look_up(v_mul(q, v_set1(s[0])), b + 2, low, high);
 }
 #else
-INLINE v16 from_bytes(__m128i q) /* signed */
-{
-    return (v16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8)))};
-}
-INLINE void nibbles(const uint8_t *q, __m128i *low, __m128i *high)
-{
-    __m128i i = _mm_loadu_si128((const void *)q), mask = _mm_set1_epi8(15);
-    *low = _mm_and_si128(i, mask);
-    *high = _mm_and_si128(_mm_srli_epi16(i, 4), mask);
-}
 INLINE void q4_0_block(const uint8_t *b, const float *s, v16 *low, v16 *high)
 {
     const __m128i eight = _mm_set1_epi8(8);
@@ -103,17 +126,40 @@ INLINE void q4_1_block(const uint8_t *b, const float *s, v16 *low, v16 *high)
     *low = v_fma(from_bytes(l), v_set1(s[0]), v_set1(s[1]));
     *high = v_fma(from_bytes(h), v_set1(s[0]), v_set1(s[1]));
 }
-INLINE v16 signed_bytes(const uint8_t *q)
+INLINE void iq4_nl_block(const uint8_t *b, const float *s, v16 *low, v16 *high)
 {
-    return from_bytes(_mm_loadu_si128((const void *)q));
+    const __m128i q = _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+    __m128i l, h;
+    nibbles(b + 2, &l, &h);
+    *low = v_mul(from_bytes(_mm_shuffle_epi8(q, l)), v_set1(s[0]));
+    *high = v_mul(from_bytes(_mm_shuffle_epi8(q, h)), v_set1(s[0]));
 }
 #endif
+
+INLINE void q5_0_block(const uint8_t *b, const float *s, v16 *low, v16 *high)
+{
+    const __m128i sixteen = _mm_set1_epi8(16);
+    __m128i l, h;
+    nibbles(b + 6, &l, &h);
+    *low = v_mul(from_bytes(_mm_sub_epi8(_mm_or_si128(l, fifth_bits(b + 2)), sixteen)), v_set1(s[0]));
+    *high = v_mul(from_bytes(_mm_sub_epi8(_mm_or_si128(h, fifth_bits(b + 4)), sixteen)), v_set1(s[0]));
+}
+INLINE void q5_1_block(const uint8_t *b, const float *s, v16 *low, v16 *high)
+{
+    __m128i l, h;
+    nibbles(b + 8, &l, &h);
+    *low = v_fma(from_bytes(_mm_or_si128(l, fifth_bits(b + 4))), v_set1(s[0]), v_set1(s[1]));
+    *high = v_fma(from_bytes(_mm_or_si128(h, fifth_bits(b + 6))), v_set1(s[0]), v_set1(s[1]));
+}
 
 INLINE void block32(const enum dtype t, const uint8_t *b, const float *s, v16 *low, v16 *high)
 {
     switch (t) {
     case DTYPE_Q4_0: q4_0_block(b, s, low, high); break;
     case DTYPE_Q4_1: q4_1_block(b, s, low, high); break;
+    case DTYPE_Q5_0: q5_0_block(b, s, low, high); break;
+    case DTYPE_Q5_1: q5_1_block(b, s, low, high); break;
+    case DTYPE_IQ4_NL: iq4_nl_block(b, s, low, high); break;
     case DTYPE_Q8_0:
         *low = v_mul(signed_bytes(b + 2), v_set1(s[0]));
         *high = v_mul(signed_bytes(b + 18), v_set1(s[0]));
@@ -188,9 +234,13 @@ DIRECT(F16)
 DIRECT(BF16)
 DIRECT(Q4_0)
 DIRECT(Q4_1)
+DIRECT(Q5_0)
+DIRECT(Q5_1)
 DIRECT(Q8_0)
+DIRECT(IQ4_NL)
 static void (*const direct_of[DTYPE_COUNT][DIRECT_MAX])(const struct matmul_job *, long) = {
-    DIRECT_ROW(F32), DIRECT_ROW(F16), DIRECT_ROW(BF16), DIRECT_ROW(Q4_0), DIRECT_ROW(Q4_1), DIRECT_ROW(Q8_0)};
+    DIRECT_ROW(F32),  DIRECT_ROW(F16),  DIRECT_ROW(BF16), DIRECT_ROW(Q4_0),  DIRECT_ROW(Q4_1),
+    DIRECT_ROW(Q5_0), DIRECT_ROW(Q5_1), DIRECT_ROW(Q8_0), DIRECT_ROW(IQ4_NL)};
 
 /* ---- more rows: a widened panel ---- */
 
@@ -217,8 +267,11 @@ static void widen(float *out, const uint8_t *b, enum dtype t, size_t n)
     case DTYPE_BF16: widen_blocks(out, b, DTYPE_BF16, whole); break;
     case DTYPE_Q4_0: widen_blocks(out, b, DTYPE_Q4_0, whole); return;
     case DTYPE_Q4_1: widen_blocks(out, b, DTYPE_Q4_1, whole); return;
+    case DTYPE_Q5_0: widen_blocks(out, b, DTYPE_Q5_0, whole); return;
+    case DTYPE_Q5_1: widen_blocks(out, b, DTYPE_Q5_1, whole); return;
     case DTYPE_Q8_0: widen_blocks(out, b, DTYPE_Q8_0, whole); return;
-    default:
+    case DTYPE_IQ4_NL: widen_blocks(out, b, DTYPE_IQ4_NL, whole); return;
+    default: /* blocks of 256 */
         for (size_t i = 0; i < n; i += (size_t)dtype_block(t), b += dtype_block_bytes(t)) f(out + i, b);
         return;
     }
