@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 enum {
@@ -139,15 +140,21 @@ void cpu_run(cpu_part_fn *f, const void *job, long n, long unit, double work)
     pthread_mutex_unlock(&team.busy);
 }
 
+/* OMP_NUM_THREADS, which job scripts set for every numeric program, else one thread per processor this process may use. */
+static int threads_by_default(void)
+{
+    const char *asked = getenv("OMP_NUM_THREADS");
+    int n = asked ? atoi(asked) : 0;
+#ifdef __linux__
+    cpu_set_t mine;
+    if (n < 1 && sched_getaffinity(0, sizeof mine, &mine) == 0) n = CPU_COUNT(&mine);
+#endif
+    return n < 1 ? (int)sysconf(_SC_NPROCESSORS_ONLN) : n;
+}
+
 int kernels_cpu_threads(int n)
 {
-    if (n < 1) {
-        n = (int)sysconf(_SC_NPROCESSORS_ONLN);
-#ifdef __linux__
-        cpu_set_t mine;
-        if (sched_getaffinity(0, sizeof mine, &mine) == 0) n = CPU_COUNT(&mine);
-#endif
-    }
+    if (n < 1) n = threads_by_default();
     if (n < 1) n = 1;
     if (n > TEAM_MAX) n = TEAM_MAX;
     atomic_store(&team.threads, n);

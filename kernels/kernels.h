@@ -143,7 +143,8 @@ enum kernels_isa { KERNELS_BEST, KERNELS_SCALAR, KERNELS_AVX2, KERNELS_AVX512 };
 
 /* The CPU's table for an instruction set, or NULL when this processor lacks it. */
 const struct kernels *kernels_cpu(enum kernels_isa isa);
-/* Threads of all CPU operations from now on; n < 1 means one per processor this process may use. Returns the number. */
+/* Threads of all CPU operations from now on; n < 1: OMP_NUM_THREADS, else one per processor this process may use. Returns the
+   number. */
 int kernels_cpu_threads(int n);
 
 /* Inverse frequencies base^(-2i/n_rot), i = 0..n_rot/2-1, each correctly rounded from double; no libm, so equal everywhere. */

@@ -403,18 +403,20 @@ static void types_have_the_sizes_the_kernels_read(void **state)
     static const struct {
         uint32_t type;
         enum dtype expected;
-    } cases[] = {{GGML_F32, DTYPE_F32},   {GGML_F16, DTYPE_F16},   {GGML_BF16, DTYPE_BF16},
-                 {GGML_Q4_0, DTYPE_Q4_0}, {GGML_Q4_1, DTYPE_Q4_1}, {GGML_Q8_0, DTYPE_Q8_0}};
+    } cases[] = {{GGML_F32, DTYPE_F32},   {GGML_F16, DTYPE_F16},   {GGML_BF16, DTYPE_BF16}, {GGML_Q4_0, DTYPE_Q4_0},
+                 {GGML_Q4_1, DTYPE_Q4_1}, {GGML_Q8_0, DTYPE_Q8_0}, {6, DTYPE_Q5_0},         {7, DTYPE_Q5_1},
+                 {10, DTYPE_Q2_K},        {11, DTYPE_Q3_K},        {12, DTYPE_Q4_K},        {13, DTYPE_Q5_K},
+                 {14, DTYPE_Q6_K},        {20, DTYPE_IQ4_NL}};
     size_t i;
     (void)state;
     for (i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct gguf_build b = {.version = 3};
-        struct mat w = {cases[i].expected, 3, 64, ""};
+        struct mat w = {cases[i].expected, 3, 256, ""};
         gguf *g = NULL;
         err e = {0};
         size_t n;
         unsigned char *bytes;
-        build_tensor(&b, "w", cases[i].type, 2, (uint64_t[]){64, 3}, NULL, 3 * 64 * 4);
+        build_tensor(&b, "w", cases[i].type, 2, (uint64_t[]){256, 3}, NULL, 3 * 256 * 4);
         bytes = build_done(&b, &n);
         assert_int_equal(gguf_parse(&g, bytes, n, &e), 0);
         assert_int_equal(gguf_tensor_at(g, 0)->type, cases[i].expected);
