@@ -6,16 +6,18 @@ int chat_compile(chat **out, const char *source, size_t n, err *e)
     struct lexemes tokens = {0};
     struct parser p = {.e = e};
     chat *c = mem_alloc(sizeof *c);
+    int rc = -1;
     c->mem = p.mem = arena_new();
-    if (jinja_lex(c->mem, source, n, &tokens, e)) goto fail;
+    if (jinja_lex(c->mem, source, n, &tokens, e)) goto out;
     p.t = tokens.p;
-    if (jinja_parse_template(&p, &c->body)) goto fail;
-    if (jinja_check(c, e)) goto fail;
+    if (jinja_parse_template(&p, &c->body)) goto out;
+    if (jinja_check(c, e)) goto out;
     *out = c;
-    return 0;
-fail:
+    c = NULL;
+    rc = 0;
+out:
     chat_free(c);
-    return -1;
+    return rc;
 }
 
 void chat_free(chat *c)

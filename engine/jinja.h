@@ -431,7 +431,6 @@ const char *jinja_find(const char *p, size_t n, const struct text *what); /* NUL
 struct val jinja_to_str(struct jinja *j, struct val v); /* str(); a text as it is */
 void jinja_put_str(struct jinja *j, struct buf *b, struct val v);
 void jinja_put_repr(struct jinja *j, struct buf *b, struct val v);
-void jinja_put_float(struct jinja *j, struct buf *b, double f);
 struct val jinja_json(struct jinja *j, struct args *a);
 
 /* jinja_op.c */
@@ -463,7 +462,6 @@ struct val jinja_strftime(struct jinja *j, struct args *a);
 /* jinja_filter.c, jinja_seq.c, jinja_test.c */
 const struct builtin *jinja_filter(const struct text *name); /* NULL: none */
 const struct builtin *jinja_test(const struct text *name);
-struct val jinja_by_path(struct jinja *j, struct val of, struct val path); /* "a.b.0" */
 extern const struct builtin jinja_seq_filters[];
 
 /* jinja_eval.c */
@@ -473,10 +471,6 @@ void jinja_eval_args(struct jinja *j, const struct node *x, struct list **pos, s
 /* jinja_exec.c */
 void jinja_run(struct jinja *j, const struct chat *c); /* the whole template */
 struct val jinja_lookup(struct jinja *j, const struct text *name);
-void jinja_assign(struct jinja *j, const struct node *target, struct val v);
-struct scope *jinja_scope_enter(struct jinja *j, struct scope *parent, const struct names *hidden); /* gives the old one */
-void jinja_scope_leave(struct jinja *j, struct scope *old);
-void jinja_bind(struct jinja *j, const struct text *name, struct val v);
 struct val jinja_call_macro(struct jinja *j, const struct macro *m, struct list *pos, struct dict *kw);
 struct val jinja_loop_attr(struct jinja *j, struct loop *l, const struct text *name); /* missing: none */
 

@@ -7,7 +7,32 @@ static enum flow exec_body(struct jinja *j, const struct nodes *body);
 
 /* ---- scopes ---- */
 
-struct scope *jinja_scope_enter(struct jinja *j, struct scope *parent, const struct names *hidden)
+static bool exec_same_name(const struct text *a, const struct text *b)
+{
+    return a == b || (a->n == b->n && memcmp(a->p, b->p, a->n) == 0);
+}
+
+static void exec_bind(struct jinja *j, const struct text *name, struct val v)
+{
+    struct binding *b;
+    size_t looked_at = 0;
+    for (b = j->scope->vars; b; b = b->next, looked_at += 8) {
+        if (!exec_same_name(b->name, name)) continue;
+        b->v = v;
+        return;
+    }
+    jinja_charge(j, looked_at);
+    b = j->free_bindings;
+    if (b)
+        j->free_bindings = b->next;
+    else
+        b = jinja_alloc(j, sizeof *b);
+    *b = (struct binding){name, v, j->scope->vars};
+    j->scope->vars = b;
+}
+
+/* Makes a new scope the current one; gives the one that was, for exec_leave. */
+static struct scope *exec_enter(struct jinja *j, struct scope *parent, const struct names *hidden)
 {
     struct scope *old = j->scope, *s = j->free_scopes;
     int i;
@@ -17,12 +42,12 @@ struct scope *jinja_scope_enter(struct jinja *j, struct scope *parent, const str
         s = jinja_alloc(j, sizeof *s);
     *s = (struct scope){.parent = parent};
     j->scope = s;
-    for (i = 0; hidden && i < hidden->n; i++) jinja_bind(j, hidden->p[i], jinja_missing());
+    for (i = 0; hidden && i < hidden->n; i++) exec_bind(j, hidden->p[i], jinja_missing());
     return old;
 }
 
 /* Scopes of loops come and go by the thousand: unless something still looks into it, a scope is used again. */
-void jinja_scope_leave(struct jinja *j, struct scope *old)
+static void exec_leave(struct jinja *j, struct scope *old)
 {
     struct scope *s = j->scope;
     j->scope = old;
@@ -43,30 +68,6 @@ static void exec_capture_scope(struct jinja *j)
     for (s = j->scope; s && !s->captured; s = s->parent) s->captured = true;
 }
 
-static bool exec_same_name(const struct text *a, const struct text *b)
-{
-    return a == b || (a->n == b->n && memcmp(a->p, b->p, a->n) == 0);
-}
-
-void jinja_bind(struct jinja *j, const struct text *name, struct val v)
-{
-    struct binding *b;
-    size_t looked_at = 0;
-    for (b = j->scope->vars; b; b = b->next, looked_at += 8) {
-        if (!exec_same_name(b->name, name)) continue;
-        b->v = v;
-        return;
-    }
-    jinja_charge(j, looked_at);
-    b = j->free_bindings;
-    if (b)
-        j->free_bindings = b->next;
-    else
-        b = jinja_alloc(j, sizeof *b);
-    *b = (struct binding){name, v, j->scope->vars};
-    j->scope->vars = b;
-}
-
 struct val jinja_lookup(struct jinja *j, const struct text *name)
 {
     const struct scope *s;
@@ -84,13 +85,13 @@ found:
     return b->v.type == VAL_MISSING ? jinja_undefined(j, name, "") : b->v;
 }
 
-void jinja_assign(struct jinja *j, const struct node *target, struct val v)
+static void exec_assign(struct jinja *j, const struct node *target, struct val v)
 {
     struct val l;
     int i;
     if (j->failed) return;
     if (target->kind == NODE_NAME) {
-        jinja_bind(j, target->name, v);
+        exec_bind(j, target->name, v);
     } else if (target->kind == NODE_NSREF) {
         l = jinja_lookup(j, target->name);
         if (l.type != VAL_NAMESPACE)
@@ -103,7 +104,7 @@ void jinja_assign(struct jinja *j, const struct node *target, struct val v)
         l = jinja_to_list(j, v, VAL_TUPLE);
         if (!j->failed && l.l->n != (size_t)target->list.n)
             jinja_fail(j, "%d values are needed here, there are %zu", target->list.n, l.l->n);
-        for (i = 0; i < target->list.n && !j->failed; i++) jinja_assign(j, target->list.p[i], l.l->p[i]);
+        for (i = 0; i < target->list.n && !j->failed; i++) exec_assign(j, target->list.p[i], l.l->p[i]);
     }
 }
 
@@ -114,11 +115,11 @@ static bool exec_filtered(struct jinja *j, struct iter *it, struct val *out)
 {
     bool pass = false;
     while (!pass && jinja_next(j, it->src, out)) {
-        struct scope *old = jinja_scope_enter(j, it->scope, NULL);
-        jinja_assign(j, it->node->a, *out);
+        struct scope *old = exec_enter(j, it->scope, NULL);
+        exec_assign(j, it->node->a, *out);
         pass = jinja_true(j, jinja_eval(j, it->node->c));
         if (pass) *out = jinja_eval(j, it->node->a);
-        jinja_scope_leave(j, old);
+        exec_leave(j, old);
     }
     return pass;
 }
@@ -162,17 +163,17 @@ static enum flow exec_for(struct jinja *j, const struct node *x)
     bool whole = false; /* some pass got to its end: that is what Jinja's `else` asks for */
     struct scope *old;
     while (l && flow != FLOW_BREAK && exec_step(j, l)) {
-        old = jinja_scope_enter(j, j->scope, &x->hidden);
-        jinja_bind(j, &name, (struct val){.type = VAL_LOOP, .loop = l});
-        jinja_assign(j, x->a, l->current);
+        old = exec_enter(j, j->scope, &x->hidden);
+        exec_bind(j, &name, (struct val){.type = VAL_LOOP, .loop = l});
+        exec_assign(j, x->a, l->current);
         flow = exec_body(j, &x->list);
-        jinja_scope_leave(j, old);
+        exec_leave(j, old);
         whole = whole || flow == FLOW_ON;
     }
     if (whole || !x->more.n || j->failed) return FLOW_ON;
-    old = jinja_scope_enter(j, j->scope, &x->hidden_else);
+    old = exec_enter(j, j->scope, &x->hidden_else);
     flow = exec_body(j, &x->more);
-    jinja_scope_leave(j, old);
+    exec_leave(j, old);
     return flow;
 }
 
@@ -271,16 +272,16 @@ static void exec_bind_special(struct jinja *j, const struct node *x, struct list
     if (x->uses & USES_CALLER) {
         v = exec_pop(j, kw, &caller);
         if (v.type == VAL_MISSING || v.type == VAL_NONE) v = jinja_undefined_hint(j, "no caller defined");
-        jinja_bind(j, &caller, v);
+        exec_bind(j, &caller, v);
     }
     if (x->uses & USES_KWARGS)
-        jinja_bind(j, &kwargs, (struct val){.type = VAL_DICT, .d = kw});
+        exec_bind(j, &kwargs, (struct val){.type = VAL_DICT, .d = kw});
     else if (kw->n)
         jinja_fail(j, "the macro takes no keyword argument '%.100s'", kw->p[0].k.s->p);
     if (x->uses & USES_VARARGS) {
         v = jinja_list(j, VAL_TUPLE);
         for (i = (size_t)x->more.n; i < pos->n; i++) jinja_push(j, v.l, pos->p[i]);
-        jinja_bind(j, &varargs, v);
+        exec_bind(j, &varargs, v);
     } else if (pos->n > (size_t)x->more.n) {
         jinja_fail(j, "the macro takes not more than %d arguments", x->more.n);
     }
@@ -289,23 +290,23 @@ static void exec_bind_special(struct jinja *j, const struct node *x, struct list
 struct val jinja_call_macro(struct jinja *j, const struct macro *m, struct list *pos, struct dict *kw)
 {
     const struct node *x = m->node;
-    struct scope *old = jinja_scope_enter(j, m->scope, &x->hidden);
+    struct scope *old = exec_enter(j, m->scope, &x->hidden);
     struct buf out = {0}, *outer = j->out;
     int i;
     for (i = 0; i < x->more.n && jinja_charge(j, 0); i++)
-        jinja_bind(j, x->more.p[i]->name, (size_t)i < pos->n ? pos->p[i] : exec_pop(j, kw, x->more.p[i]->name));
+        exec_bind(j, x->more.p[i]->name, (size_t)i < pos->n ? pos->p[i] : exec_pop(j, kw, x->more.p[i]->name));
     exec_bind_special(j, x, pos, kw);
     for (i = 0; i < x->more.n && !j->failed; i++) { /* defaults may use the parameters in front of them */
         const struct node *k = x->more.p[i];
         const struct binding *b = j->scope->vars;
         while (!exec_same_name(b->name, k->name)) b = b->next;
         if (b->v.type != VAL_MISSING) continue;
-        jinja_bind(j, k->name, k->a ? jinja_eval(j, k->a) : jinja_undefined_hint(j, "a parameter was not provided"));
+        exec_bind(j, k->name, k->a ? jinja_eval(j, k->a) : jinja_undefined_hint(j, "a parameter was not provided"));
     }
     j->out = &out;
     if (!j->failed) exec_body(j, &x->list);
     j->out = outer;
-    jinja_scope_leave(j, old);
+    exec_leave(j, old);
     return jinja_take(j, &out);
 }
 
@@ -317,9 +318,9 @@ static void exec_call_block(struct jinja *j, const struct node *x)
     struct list *pos;
     struct dict *kw;
     if (!x->b) { /* generation */
-        old = jinja_scope_enter(j, j->scope, &x->hidden);
+        old = exec_enter(j, j->scope, &x->hidden);
         exec_body(j, &x->list);
-        jinja_scope_leave(j, old);
+        exec_leave(j, old);
         return;
     }
     fn = jinja_eval(j, x->b->a);
@@ -335,7 +336,7 @@ static void exec_call_block(struct jinja *j, const struct node *x)
 /* The text of a block, through its filters, to its target or to the output. */
 static enum flow exec_text_block(struct jinja *j, const struct node *x)
 {
-    struct scope *old = jinja_scope_enter(j, j->scope, &x->hidden);
+    struct scope *old = exec_enter(j, j->scope, &x->hidden);
     struct buf b = {0}, *outer = j->out;
     struct val v, captured = j->captured;
     enum flow flow;
@@ -348,10 +349,10 @@ static enum flow exec_text_block(struct jinja *j, const struct node *x)
         v = jinja_eval(j, x->b);
         j->captured = captured;
     }
-    jinja_scope_leave(j, old);
+    exec_leave(j, old);
     if (flow != FLOW_ON || j->failed) return flow;
     if (x->kind == NODE_SET_BLOCK)
-        jinja_assign(j, x->a, v);
+        exec_assign(j, x->a, v);
     else
         jinja_put_str(j, j->out, v);
     return FLOW_ON;
@@ -372,17 +373,17 @@ static enum flow exec_with(struct jinja *j, const struct node *x)
     struct scope *outer = j->scope, *inner;
     enum flow flow;
     int i;
-    jinja_scope_enter(j, outer, &x->hidden);
+    exec_enter(j, outer, &x->hidden);
     inner = j->scope;
     for (i = 0; i < x->more.n && !j->failed; i++) { /* the values do not see the new names */
         struct val v;
         j->scope = outer;
         v = jinja_eval(j, x->more.p[i]->b);
         j->scope = inner;
-        jinja_assign(j, x->more.p[i]->a, v);
+        exec_assign(j, x->more.p[i]->a, v);
     }
     flow = j->failed ? FLOW_ON : exec_body(j, &x->list);
-    jinja_scope_leave(j, outer);
+    exec_leave(j, outer);
     return flow;
 }
 
@@ -395,12 +396,12 @@ static enum flow exec_node(struct jinja *j, const struct node *x)
         v = jinja_eval(j, x->a);
         if (!j->failed) jinja_put_str(j, j->out, v);
         return FLOW_ON;
-    case NODE_SET: jinja_assign(j, x->a, jinja_eval(j, x->b)); return FLOW_ON;
+    case NODE_SET: exec_assign(j, x->a, jinja_eval(j, x->b)); return FLOW_ON;
     case NODE_IF: return exec_if(j, x);
     case NODE_FOR: return exec_for(j, x);
     case NODE_SET_BLOCK:
     case NODE_FILTER_BLOCK: return exec_text_block(j, x);
-    case NODE_MACRO: jinja_bind(j, x->name, exec_new_macro(j, x)); return FLOW_ON;
+    case NODE_MACRO: exec_bind(j, x->name, exec_new_macro(j, x)); return FLOW_ON;
     case NODE_CALL_BLOCK: exec_call_block(j, x); return FLOW_ON;
     case NODE_WITH: return exec_with(j, x);
     case NODE_BREAK: return FLOW_BREAK;
@@ -424,6 +425,6 @@ static enum flow exec_body(struct jinja *j, const struct nodes *body)
 
 void jinja_run(struct jinja *j, const struct chat *c)
 {
-    jinja_scope_enter(j, NULL, &c->hidden);
+    exec_enter(j, NULL, &c->hidden);
     exec_body(j, &c->body);
 }

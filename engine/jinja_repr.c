@@ -19,7 +19,7 @@ static void repr_int(struct jinja *j, struct buf *b, int64_t i)
 }
 
 /* The shortest digits that read back as f; with an exponent when that is below -4 or above 15. */
-void jinja_put_float(struct jinja *j, struct buf *b, double f)
+static void repr_float(struct jinja *j, struct buf *b, double f)
 {
     char s[32], digits[24], *e;
     int precision, exponent, n = 0, i;
@@ -172,7 +172,7 @@ void jinja_put_repr(struct jinja *j, struct buf *b, struct val v)
     case VAL_NONE: repr_cstr(j, b, "None"); break;
     case VAL_BOOL: repr_cstr(j, b, v.i ? "True" : "False"); break;
     case VAL_INT: repr_int(j, b, v.i); break;
-    case VAL_FLOAT: jinja_put_float(j, b, v.f); break;
+    case VAL_FLOAT: repr_float(j, b, v.f); break;
     case VAL_STR: repr_text(j, b, v.s); break;
     case VAL_LIST:
     case VAL_TUPLE: repr_list(j, b, v); break;
@@ -261,7 +261,7 @@ static void json_scalar(struct jinja *j, struct buf *b, struct val v)
         if (isnan(v.f) || isinf(v.f))
             repr_cstr(j, b, isnan(v.f) ? "NaN" : v.f > 0 ? "Infinity" : "-Infinity");
         else
-            jinja_put_float(j, b, v.f);
+            repr_float(j, b, v.f);
         break;
     case VAL_UNDEFINED: jinja_fail(j, "%s", jinja_why_undefined(j, v)); break;
     default: jinja_fail(j, "a %s cannot be written as JSON", jinja_type(v)); break;

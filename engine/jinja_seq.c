@@ -13,7 +13,8 @@ static struct val seq_step(struct jinja *j, struct val of, const struct text *pa
     return jinja_item(j, of, i == end && end > start ? jinja_int(n) : key);
 }
 
-static struct val seq_by_path(struct jinja *j, struct val of, struct val path, struct val absent)
+/* "a.b.0", or one key; what is undefined on the way becomes `absent` unless that is missing or None. */
+static struct val seq_path_or(struct jinja *j, struct val of, struct val path, struct val absent)
 {
     size_t start = 0, end;
     bool use = absent.type != VAL_MISSING && absent.type != VAL_NONE;
@@ -31,9 +32,9 @@ static struct val seq_by_path(struct jinja *j, struct val of, struct val path, s
     return of;
 }
 
-struct val jinja_by_path(struct jinja *j, struct val of, struct val path)
+static struct val seq_by_path(struct jinja *j, struct val of, struct val path)
 {
-    return seq_by_path(j, of, path, jinja_missing());
+    return seq_path_or(j, of, path, jinja_missing());
 }
 
 static struct val seq_fold(struct jinja *j, struct val v, bool case_sensitive)
@@ -109,7 +110,7 @@ static bool seq_map_next(struct jinja *j, struct iter *it, struct val *out)
     if (!seq_draw(j, it, &item)) return false;
     if (path) {
         absent = seq_keyword(j, a, "default");
-        *out = seq_by_path(j, item, *path, absent ? *absent : jinja_missing());
+        *out = seq_path_or(j, item, *path, absent ? *absent : jinja_missing());
     } else {
         *out = seq_apply(j, item, a, 0, true);
     }
@@ -123,7 +124,7 @@ static bool seq_select_next(struct jinja *j, struct iter *it, struct val *out)
     size_t test_at = attr;
     while (seq_draw(j, it, out)) {
         struct val v = *out;
-        if (attr) v = jinja_by_path(j, v, a->pos->p[0]);
+        if (attr) v = seq_by_path(j, v, a->pos->p[0]);
         if (j->failed) break;
         yes = jinja_true(j, a->pos->n > test_at ? seq_apply(j, v, a, test_at, false) : v);
         if (yes != reject) return !j->failed;
@@ -190,7 +191,7 @@ static struct val seq_sorted(struct jinja *j, struct val items, struct val paths
     for (i = 0; i < l.l->n && !j->failed; i++) {
         p[i].v = l.l->p[i];
         p[i].keys = jinja_alloc(j, split.l->n * sizeof *p[i].keys);
-        for (k = 0; k < split.l->n; k++) p[i].keys[k] = seq_fold(j, jinja_by_path(j, p[i].v, split.l->p[k]), case_sensitive);
+        for (k = 0; k < split.l->n; k++) p[i].keys[k] = seq_fold(j, seq_by_path(j, p[i].v, split.l->p[k]), case_sensitive);
     }
     if (j->failed) return l;
     seq_sort_range(j, p, p + l.l->n, l.l->n, split.l->n, reverse);
@@ -223,7 +224,7 @@ static struct val seq_unique(struct jinja *j, struct args *a)
     struct dict *seen = jinja_dict(j).d;
     struct iter *it = jinja_iter(j, a->self);
     while (it && jinja_next(j, it, &v)) {
-        struct val key = seq_fold(j, jinja_by_path(j, v, a->v[1]), seq_flag(j, a, 0));
+        struct val key = seq_fold(j, seq_by_path(j, v, a->v[1]), seq_flag(j, a, 0));
         if (!jinja_hashable(key)) jinja_fail(j, "unique: a %s cannot be compared", jinja_type(key));
         if (j->failed) break;
         if (jinja_dict_get(j, seen, key)) continue;
@@ -240,7 +241,7 @@ static struct val seq_extreme(struct jinja *j, struct args *a)
     struct iter *it = jinja_iter(j, a->self);
     struct val best = jinja_undefined_hint(j, "no item: the sequence was empty"), best_key = best, v;
     while (it && jinja_next(j, it, &v)) {
-        struct val key = seq_fold(j, jinja_by_path(j, v, a->v[1]), seq_flag(j, a, 0));
+        struct val key = seq_fold(j, seq_by_path(j, v, a->v[1]), seq_flag(j, a, 0));
         if (any && jinja_cmp(j, key, best_key, max ? ">" : "<") != (max ? 1 : -1)) continue;
         any = true;
         best = v;
@@ -256,7 +257,7 @@ static struct val seq_sum(struct jinja *j, struct args *a)
     struct iter *it;
     if (jinja_is_str(sum)) return jinja_fail(j, "sum of texts");
     it = jinja_iter(j, a->self);
-    while (it && jinja_next(j, it, &v)) sum = jinja_binary(j, OP_ADD, sum, jinja_by_path(j, v, a->v[0]));
+    while (it && jinja_next(j, it, &v)) sum = jinja_binary(j, OP_ADD, sum, seq_by_path(j, v, a->v[0]));
     return sum;
 }
 
@@ -342,7 +343,7 @@ static struct val seq_join(struct jinja *j, struct args *a)
     while (it && jinja_next(j, it, &v)) {
         if (!first) jinja_put(j, &b, d.s->p, d.s->n);
         first = false;
-        jinja_put_str(j, &b, jinja_by_path(j, v, a->v[1]));
+        jinja_put_str(j, &b, seq_by_path(j, v, a->v[1]));
     }
     return jinja_take(j, &b);
 }
