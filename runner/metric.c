@@ -2,83 +2,11 @@
  * even when the spec has changed since. */
 #include "metric.h"
 #include "db.h"
+#include "words.h"
 
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
-
-/* ---- words in a text ---- */
-
-struct points {
-    utf8proc_int32_t *p; /* (n) code points */
-    size_t n;
-};
-
-/* Code points of a text, folded if asked; a byte that is not UTF-8 is U+FFFD. Caller frees p. */
-static struct points points_of(const char *text, size_t n, bool casefold)
-{
-    enum { FOLDED = 8 /* more than one character ever folds to */ };
-    struct points out = {NULL, 0};
-    size_t i = 0, cap = 0;
-    while (i < n) {
-        utf8proc_int32_t c = 0xfffd;
-        int len = utf8_len(text + i, n - i), boundary = 0;
-        utf8proc_ssize_t k = 0;
-        if (len) utf8proc_iterate((const utf8proc_uint8_t *)text + i, len, &c);
-        if (cap - out.n < FOLDED) {
-            cap = cap * 2 + n + FOLDED;
-            out.p = mem_grow(out.p, cap, sizeof *out.p);
-        }
-        if (casefold) k = utf8proc_decompose_char(c, out.p + out.n, FOLDED, UTF8PROC_CASEFOLD, &boundary);
-        if (k < 1 || k > FOLDED) {
-            out.p[out.n] = c;
-            k = 1;
-        }
-        out.n += (size_t)k;
-        i += len ? (size_t)len : 1;
-    }
-    return out;
-}
-
-/* Letters, digits and other numbers; and marks, which are part of the letter before them. */
-static bool in_word(utf8proc_int32_t c)
-{
-    switch (utf8proc_category(c)) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
-    case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC:
-    case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_NO: return true;
-    default: return false;
-    }
-}
-
-static bool holds(const struct points *text, const struct points *word)
-{
-    size_t i;
-    if (word->n == 0 || word->n > text->n) return false;
-    for (i = 0; i <= text->n - word->n; i++)
-        if (memcmp(text->p + i, word->p, word->n * sizeof *word->p) == 0 && (i == 0 || !in_word(text->p[i - 1])) &&
-            (i + word->n == text->n || !in_word(text->p[i + word->n])))
-            return true;
-    return false;
-}
-
-bool metric_mentions(const char *text, size_t n, const char *word, bool casefold)
-{
-    struct points t = points_of(text, n, casefold), w = points_of(word, strlen(word), casefold);
-    bool found = holds(&t, &w);
-    free(t.p);
-    free(w.p);
-    return found;
-}
 
 /* ---- values ---- */
 
@@ -97,7 +25,7 @@ static struct value mentions(const struct spec *s, const struct metric *m, int p
         const struct words *w = &m->words[i];
         if (m->which != WHICH_ANY && (!w->key || strcmp(w->key, s->prompts[who].name))) continue;
         out.defined = true;
-        for (k = 0; k < w->n && out.v == 0; k++) out.v = metric_mentions(text, n, w->words[k], m->casefold);
+        for (k = 0; k < w->n && out.v == 0; k++) out.v = words_in(text, n, w->words[k], m->casefold);
     }
     return out;
 }

@@ -13,7 +13,4 @@
 /* Computes all metrics of the spec for every stored answer of its jobs, in one transaction. */
 int metric_compute(store *st, const struct spec *s, const struct jobs *j, err *e);
 
-/* True when text holds word with no letter or digit (Unicode) on either side of it. */
-bool metric_mentions(const char *text, size_t n, const char *word, bool casefold);
-
 #endif

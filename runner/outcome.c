@@ -2,49 +2,15 @@
 #include "outcome.h"
 
 #include "width.h"
+#include "words.h"
 
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 enum { WIDTH_MIN = 40, CELL_MIN = 24, CELL_LEAST = 8, GAP = 2, COLOURS = 6 };
 
 static const char *const colours[COLOURS] = {"\033[32m", "\033[33m", "\033[36m", "\033[35m", "\033[34m", "\033[31m"};
-
-/* ---- whole words ---- */
-
-/* The code point at s and its length; a byte that is no UTF-8 stands for itself. */
-static utf8proc_int32_t code_point(const char *s, size_t n, size_t *len)
-{
-    utf8proc_int32_t cp = (unsigned char)*s;
-    int bytes = utf8_len(s, n);
-    *len = bytes ? (size_t)bytes : 1;
-    if (bytes) utf8proc_iterate((const utf8proc_uint8_t *)s, bytes, &cp);
-    return bytes ? cp : -cp;
-}
-
-static bool is_word(utf8proc_int32_t cp)
-{
-    utf8proc_category_t c = cp < 0 ? UTF8PROC_CATEGORY_CN : utf8proc_category(cp);
-    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO) || (c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO);
-}
-
-/* Bytes that word takes at s, or 0. */
-static size_t match(const char *s, size_t n, const char *word, bool casefold)
-{
-    size_t i = 0, k = 0, word_n = strlen(word), a, b;
-    while (k < word_n) {
-        utf8proc_int32_t x, y;
-        if (i == n) return 0;
-        x = code_point(s + i, n - i, &a);
-        y = code_point(word + k, word_n - k, &b);
-        if (x != y && !(casefold && x > 0 && y > 0 && utf8proc_tolower(x) == utf8proc_tolower(y))) return 0;
-        i += a;
-        k += b;
-    }
-    return i < n && is_word(code_point(s + i, n - i, &a)) ? 0 : i;
-}
 
 /* The longest word of any mark at s: its bytes, or 0, and its mark. */
 static size_t longest(const struct outcome *o, int column, const char *s, size_t n, const struct outcome_mark **mark)
@@ -54,7 +20,7 @@ static size_t longest(const struct outcome *o, int column, const char *s, size_t
     for (i = 0; i < o->n_marks; i++) {
         const struct outcome_mark *m = &o->marks[i];
         for (k = 0; k < m->n && (m->column < 0 || m->column == column); k++) {
-            size_t len = match(s, n, m->words[k], m->casefold);
+            size_t len = words_at(s, n, m->words[k], m->casefold);
             if (len <= best) continue;
             best = len;
             *mark = m;
@@ -95,7 +61,7 @@ static void close_mark(struct pen *p)
 /* What is drawn for the character at s, so that a text stays on its line. */
 static const char *drawn(const char *s, size_t n, char glyph[5], size_t *len)
 {
-    utf8proc_int32_t cp = code_point(s, n, len);
+    int32_t cp = words_point(s, n, len);
     if (cp == '\n') return "⏎";
     if (cp == '\t' || cp == '\r') return " ";
     if (cp <= 0 || cp < 0x20 || (cp >= 0x7f && cp < 0xa0)) return "\xef\xbf\xbd";
@@ -126,7 +92,7 @@ static void draw_text(struct pen *p, int column, const char *s, size_t n)
         if (found) open_mark(p, mark);
         buf_str(p->out, g);
         p->used += cost;
-        inside = is_word(code_point(s + i, n - i, &len));
+        inside = words_letter(words_point(s + i, n - i, &len));
         if (i + len >= end) close_mark(p);
     }
 }

@@ -4,6 +4,7 @@
 
 #include "../../runner/db.h"
 #include "../../runner/metric.h"
+#include "../../runner/words.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -52,7 +53,7 @@ static void a_word_counts_only_as_a_whole(void **state)
     (void)state;
     for (i = 0; i < sizeof mention_cases / sizeof *mention_cases; i++) {
         const struct mention *m = &mention_cases[i];
-        if (metric_mentions(m->text, strlen(m->text), m->word, m->casefold) != m->found)
+        if (words_in(m->text, strlen(m->text), m->word, m->casefold) != m->found)
             fail_msg("'%s' in '%s': not %d", m->word, m->text, m->found);
     }
 }
