@@ -268,7 +268,7 @@ static void sizes_that_do_not_fit_are_refused(void **state)
          .array = negative,
          .value = 2,
          .message = "llama.attention.head_count_kv is 0, expected 1 to 16777216"},
-        {.key = "llama.attention.key_length", .value = 513, .message = "llama.attention.key_length is 513, expected 1 to 512"},
+        {.key = "llama.attention.key_length", .value = 513, .message = "llama.attention.key_length is 513, expected 1 to 256"},
         {.key = "llama.attention.value_length",
          .value = 8,
          .message = "keys have 4 elements and values 8, which is not supported"},
