@@ -1,7 +1,7 @@
 /* cpu_scalar.c: the arithmetic contract of kernels.h as plain loops. This file is the definition: it is written to be read,
  * runs on any processor, and tests/unit/test_kernels.c holds every other path to its bits.
  */
-#include "cpu.h"
+#include "cpu_ops.h"
 
 #include <omp.h>
 
@@ -58,6 +58,23 @@ void scalar_rmsnorm(float *y, const float *x, const float *w, float eps, int B, 
     CPU_PARTS(T, B, 1, norm_rows(y, x, w, eps, D, part));
 }
 
+static void layernorm_rows(float *y, const float *x, const float *w, const float *b, float eps, int D, struct cpu_part part)
+{
+    for (long r = part.from; r < part.to; r++) {
+        const float *in = x + (size_t)r * (size_t)D;
+        float *out = y + (size_t)r * (size_t)D, mean = sum(in, D) / (float)D, deviation;
+        for (int i = 0; i < D; i++) out[i] = in[i] - mean;
+        deviation = sqrtf(dot(out, out, D) / (float)D + eps);
+        for (int i = 0; i < D; i++) out[i] = out[i] / deviation * w[i] + b[i];
+    }
+}
+
+void scalar_layernorm(float *y, const float *x, const float *w, const float *b, float eps, int B, int D)
+{
+    int T = cpu_team(4.0 * B * D);
+    CPU_PARTS(T, B, 1, layernorm_rows(y, x, w, b, eps, D, part));
+}
+
 static void swiglu_range(float *y, const float *gate, const float *up, struct cpu_part part)
 {
     for (long i = part.from; i < part.to; i++) y[i] = gate[i] / (1.0f + cpu_exp(-gate[i])) * up[i];
@@ -67,6 +84,42 @@ void scalar_swiglu(float *y, const float *gate, const float *up, int B, int F)
 {
     int T = cpu_team(8.0 * B * F);
     CPU_PARTS(T, (long)B * F, 16, swiglu_range(y, gate, up, part));
+}
+
+static void gelu_range(float *y, const float *x, const float *up, enum gelu form, struct cpu_part part)
+{
+    for (long i = part.from; i < part.to; i++) {
+        float g = form == GELU_TANH ? cpu_gelu_tanh(x[i]) : cpu_gelu(x[i]);
+        y[i] = up ? g * up[i] : g;
+    }
+}
+
+void scalar_gelu(float *y, const float *x, const float *up, enum gelu form, int B, int F)
+{
+    int T = cpu_team(8.0 * B * F);
+    CPU_PARTS(T, (long)B * F, 16, gelu_range(y, x, up, form, part));
+}
+
+static void softcap_range(float *y, const float *x, float cap, struct cpu_part part)
+{
+    for (long i = part.from; i < part.to; i++) y[i] = cpu_tanh(x[i] / cap) * cap;
+}
+
+void scalar_softcap(float *y, const float *x, float cap, size_t n)
+{
+    int T = cpu_team(8.0 * (double)n);
+    CPU_PARTS(T, (long)n, 16, softcap_range(y, x, cap, part));
+}
+
+void scalar_scale(float *y, const float *x, float f, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = x[i] * f;
+}
+
+void scalar_add(float *y, const float *x, int ldx, int B, int N)
+{
+    for (int b = 0; b < B; b++)
+        for (int i = 0; i < N; i++) y[(size_t)b * (size_t)N + (size_t)i] += x[(size_t)b * (size_t)ldx + (size_t)i];
 }
 
 static struct pick pick_row(const float *x, int V)
@@ -135,6 +188,31 @@ void scalar_matmul(float *y, int ldy, const struct mat *w, const float *x, int B
     CPU_PARTS(T, w->rows, 1, matmul_rows(y, ldy, w, x, B, then, part));
 }
 
+/* One column of the transpose against one row of x at a time. */
+static void matmul_t_rows(float *y, int ldy, const struct mat *w, const float *x, int B, enum matmul_then then,
+                          struct cpu_part part)
+{
+    size_t K = (size_t)w->cols;
+    for (long r = part.from; r < part.to; r++) {
+        for (int b = 0; b < B; b++) {
+            float lane[16] = {0}, *to = y + (size_t)b * (size_t)ldy + r, s;
+            for (size_t k = 0; k < K; k += 16)
+                for (size_t j = 0; j < 16; j++)
+                    lane[j] = k + j < K ? fmaf(cpu_load(w->data, w->type, (k + j) * (size_t)w->ldt + (size_t)r),
+                                               x[(size_t)b * K + k + j], lane[j])
+                                        : fmaf(0, 0, lane[j]);
+            s = lanes_sum(lane);
+            *to = then == MATMUL_ADD ? *to + s : s;
+        }
+    }
+}
+
+void scalar_matmul_t(float *y, int ldy, const struct mat *w, const float *x, int B, enum matmul_then then)
+{
+    int T = cpu_team((double)B * w->rows * w->cols);
+    CPU_PARTS(T, w->rows, 1, matmul_t_rows(y, ldy, w, x, B, then, part));
+}
+
 /* ---- attention ---- */
 
 void scalar_rope_append(float *q, float *k, const float *v, const struct rope *r, struct kv_page *const *const *pages,
@@ -157,6 +235,12 @@ void scalar_rope_append(float *q, float *k, const float *v, const struct rope *r
     }
 }
 
+static float score(const float *q, const float *key, const struct attn *a)
+{
+    float s = dot(q, key, a->E) * a->scale;
+    return a->cap > 0 ? cpu_tanh(s / a->cap) * a->cap : s;
+}
+
 /* Running softmax of one query: largest score so far, sum of the exponentials, and their sum of values in o. */
 struct running {
     float m, d;
@@ -171,7 +255,7 @@ static void attend_page(struct running *run, const float *q, const struct kv_pag
     int nan = 0;
     for (int t = 0; t < PAGE_TOKENS; t++) {
         for (size_t e = 0; e < E; e++) key[e] = cpu_load(page->k, a->kv_type, first + (size_t)t * E + e);
-        p[t] = seen >> t & 1 ? dot(q, key, a->E) * a->scale : -INFINITY;
+        p[t] = seen >> t & 1 ? score(q, key, a) : -INFINITY;
         if (p[t] > m) m = p[t];
         if (p[t] != p[t]) nan = 1;
     }
@@ -194,9 +278,9 @@ static void attend_units(float *out, const float *q, struct kv_page *const *cons
         int h = (int)(u % a->H), g = h / (a->H / a->G);
         struct running run = {-INFINITY, 0, out + (size_t)u * (size_t)a->E};
         memset(run.o, 0, (size_t)a->E * sizeof *run.o);
-        for (int i = 0; i <= pos[b] / PAGE_TOKENS; i++)
+        for (int i = (int)(cpu_window_start(pos[b], a->window) / PAGE_TOKENS); i <= pos[b] / PAGE_TOKENS; i++)
             attend_page(&run, q + (size_t)u * (size_t)a->E, pages[b][i], g, a,
-                        cpu_seen(pages[b][i], g, (long)pos[b] - (long)i * PAGE_TOKENS));
+                        cpu_seen(pages[b][i], g, (long)pos[b] - (long)i * PAGE_TOKENS, a->window));
         if (run.d == 0) continue;
         for (int e = 0; e < a->E; e++) run.o[e] *= 1.0f / run.d;
     }
@@ -209,4 +293,18 @@ void scalar_attend(float *out, const float *q, struct kv_page *const *const *pag
     for (int b = 0; b < B; b++) work += ((double)pos[b] + PAGE_TOKENS) * a->H * a->E * 2;
     T = cpu_team(work);
     CPU_PARTS(T, (long)B * a->H, 1, attend_units(out, q, pages, pos, a, part));
+}
+
+void kernels_attention_row(float *weights, const float *q, const float *keys, const unsigned char *seen, int n,
+                           const struct attn *a)
+{
+    float m = -INFINITY, d;
+    for (int t = 0; t < n; t++) {
+        weights[t] = seen[t] ? score(q, keys + (size_t)t * (size_t)a->E, a) : -INFINITY;
+        if (weights[t] > m) m = weights[t];
+    }
+    for (int t = 0; t < n; t++) weights[t] = seen[t] ? cpu_exp(weights[t] - m) : 0;
+    d = sum(weights, n);
+    if (d == 0) return;
+    for (int t = 0; t < n; t++) weights[t] *= 1.0f / d;
 }

@@ -1,5 +1,6 @@
-/* simd_ops.c: the operations on rows by themselves: embedding, norm, rotary embedding and append, swiglu, greedy choice. */
-#include "simd_vec.h"
+/* simd_ops.c: the operations on rows by themselves: embedding, norms, activations, rotary embedding and append, greedy choice.
+ */
+#include "simd_math.h"
 
 void SIMD_FN(embed)(float *x, const struct mat *table, const int *ids, int B)
 {
@@ -31,6 +32,42 @@ void SIMD_FN(rmsnorm)(float *y, const float *x, const float *w, float eps, int B
     CPU_PARTS(T, B, 1, norm_rows(y, x, w, eps, D, part));
 }
 
+static void layernorm_rows(float *y, const float *x, const float *w, const float *b, float eps, int D, struct cpu_part part)
+{
+    for (long r = part.from; r < part.to; r++) {
+        const float *in = x + (size_t)r * (size_t)D;
+        float *out = y + (size_t)r * (size_t)D;
+        v16 lanes = v_zero(), mean, deviation;
+        int i = 0, n;
+        for (; i < D; i += 16) lanes = v_add(lanes, D - i < 16 ? v_load_n(in + i, D - i) : v_load(in + i));
+        mean = v_set1(v_sum(lanes) / (float)D);
+        lanes = v_zero();
+        for (i = 0; i + 16 <= D; i += 16) {
+            v16 c = v_sub(v_load(in + i), mean);
+            v_store(out + i, c);
+            lanes = v_fma(c, c, lanes);
+        }
+        n = D - i;
+        if (n > 0) {
+            v16 c = v_sub(v_load_n(in + i, n), mean);
+            v_store_n(out + i, c, n);
+            c = v_load_n(out + i, n); /* zeros behind the end again */
+            lanes = v_fma(c, c, lanes);
+        }
+        deviation = v_set1(sqrtf(v_sum(lanes) / (float)D + eps));
+        for (i = 0; i + 16 <= D; i += 16)
+            v_store(out + i, v_add(v_mul(v_div(v_load(out + i), deviation), v_load(w + i)), v_load(b + i)));
+        if (n > 0)
+            v_store_n(out + i, v_add(v_mul(v_div(v_load_n(out + i, n), deviation), v_load_n(w + i, n)), v_load_n(b + i, n)), n);
+    }
+}
+
+void SIMD_FN(layernorm)(float *y, const float *x, const float *w, const float *b, float eps, int B, int D)
+{
+    int T = cpu_team(4.0 * B * D);
+    CPU_PARTS(T, B, 1, layernorm_rows(y, x, w, b, eps, D, part));
+}
+
 /* ---- swiglu ---- */
 
 INLINE v16 swiglu16(v16 gate, v16 up)
@@ -53,6 +90,64 @@ void SIMD_FN(swiglu)(float *y, const float *gate, const float *up, int B, int F)
 {
     int T = cpu_team(4.0 * B * F);
     CPU_PARTS(T, (long)B * F, 16, swiglu_range(y, gate, up, part));
+}
+
+/* ---- gelu, caps, sums ---- */
+
+INLINE void gelu_range(float *y, const float *x, const float *up, const enum gelu form, struct cpu_part part)
+{
+    for (long i = part.from; i < part.to; i += 16) {
+        int n = part.to - i < 16 ? (int)(part.to - i) : 16;
+        v16 a = n < 16 ? v_load_n(x + i, n) : v_load(x + i);
+        a = form == GELU_TANH ? v_gelu_tanh(a) : v_gelu(a);
+        if (up) a = v_mul(a, n < 16 ? v_load_n(up + i, n) : v_load(up + i));
+        if (n < 16)
+            v_store_n(y + i, a, n);
+        else
+            v_store(y + i, a);
+    }
+}
+static void gelu_part(float *y, const float *x, const float *up, enum gelu form, struct cpu_part part)
+{
+    if (form == GELU_TANH)
+        gelu_range(y, x, up, GELU_TANH, part);
+    else
+        gelu_range(y, x, up, GELU_EXACT, part);
+}
+
+void SIMD_FN(gelu)(float *y, const float *x, const float *up, enum gelu form, int B, int F)
+{
+    int T = cpu_team(4.0 * B * F);
+    CPU_PARTS(T, (long)B * F, 16, gelu_part(y, x, up, form, part));
+}
+
+static void softcap_range(float *y, const float *x, float cap, struct cpu_part part)
+{
+    const v16 c = v_set1(cap);
+    long i = part.from;
+    for (; i + 16 <= part.to; i += 16) v_store(y + i, v_mul(v_tanh(v_div(v_load(x + i), c)), c));
+    if (i < part.to) {
+        int n = (int)(part.to - i);
+        v_store_n(y + i, v_mul(v_tanh(v_div(v_load_n(x + i, n), c)), c), n);
+    }
+}
+
+void SIMD_FN(softcap)(float *y, const float *x, float cap, size_t n)
+{
+    int T = cpu_team(4.0 * (double)n);
+    CPU_PARTS(T, (long)n, 16, softcap_range(y, x, cap, part));
+}
+
+/* Single operations on numbers by themselves: the compiler vectorises them, and a team would cost more than it gives. */
+void SIMD_FN(scale)(float *y, const float *x, float f, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = x[i] * f;
+}
+
+void SIMD_FN(add)(float *y, const float *x, int ldx, int B, int N)
+{
+    for (int b = 0; b < B; b++, y += N, x += ldx)
+        for (int i = 0; i < N; i++) y[i] += x[i];
 }
 
 /* ---- rotary embedding and append ---- */
