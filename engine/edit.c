@@ -23,6 +23,7 @@ static int check(const cache *c, const struct edit *ed, err *e)
     if (check_list(ed->at, ed->n_at, c->n, "position", e)) return -1;
     if (ed->op != EDIT_TRANSPLANT) return 0;
     if (!ed->donor || ed->donor->en != c->en) return err_set(e, ERR_INPUT, "a transplant needs a donor of the same engine");
+    if (ed->rerotate && m->n_rot == 0) return err_set(e, ERR_INPUT, "keys of learned positions cannot be re-rotated");
     return check_list(ed->donor_at, ed->n_at, ed->donor->n, "donor position", e);
 }
 
@@ -67,7 +68,7 @@ static void write_vector(const cache *c, const struct edit *ed, int layer, int t
         int from = ed->donor_at[i], delta = ed->at[i] - from;
         en->k->get(tmp->raw, vector_at(en, ed->donor->pages[layer][from / PAGE_TOKENS], tensor, head, from), bytes);
         if (ed->rerotate && tensor == CACHE_K && delta != 0) {
-            kernels_rope_table(tmp->cos, tmp->sin, m->rope_freqs, &delta, m->n_rot / 2, 1);
+            kernels_rope_table(tmp->cos, tmp->sin, m->rope_freqs[m->layers[layer].rope], &delta, m->n_rot / 2, 1);
             kernels_widen(tmp->x, tmp->raw, en->attn.kv_type, (size_t)m->E);
             rotate(m, tmp->x, tmp->cos, tmp->sin);
             kernels_narrow(tmp->raw, en->attn.kv_type, tmp->x, (size_t)m->E);

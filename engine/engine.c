@@ -1,12 +1,14 @@
 /* engine.c: opens a model and answers what it is; text goes through to the tokenizer and the chat template. */
 #include "internal.h"
+#include "map.h"
+#include "model_parts.h"
 
 #include <openssl/sha.h>
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const enum dtype kv_dtypes[] = {[KV_F32] = DTYPE_F32, [KV_F16] = DTYPE_F16, [KV_BF16] = DTYPE_BF16};
 
@@ -37,7 +39,7 @@ static int open_chat(engine *en, const struct engine_opts *o, err *e)
     if (o->chat_template) {
         s.p = o->chat_template;
         s.n = strlen(s.p);
-    } else if (gguf_has(en->file, "tokenizer.chat_template")) {
+    } else if (en->file && gguf_has(en->file, "tokenizer.chat_template")) {
         if (gguf_string(en->file, "tokenizer.chat_template", &s, e)) return -1;
     } else {
         return 0;
@@ -50,16 +52,37 @@ static int open_chat(engine *en, const struct engine_opts *o, err *e)
     return 0;
 }
 
+/* The digest of the digests of config.json and of each weight file, in the order of the files' names. */
+static void describe_folder(engine *en)
+{
+    int f, n = en->weights ? safetensors_n_files(en->weights) : 0;
+    uint8_t *digests = mem_array((size_t)n + 1, SHA256_DIGEST_LENGTH);
+    size_t bytes;
+    SHA256(en->config, en->config_bytes, digests);
+    en->info.file_bytes = (int64_t)en->config_bytes;
+    for (f = 0; f < n; f++) {
+        const void *all = safetensors_bytes(en->weights, f, &bytes);
+        SHA256(all, bytes, digests + (size_t)(f + 1) * SHA256_DIGEST_LENGTH);
+        en->info.file_bytes += (int64_t)bytes;
+    }
+    SHA256(digests, (size_t)(n + 1) * SHA256_DIGEST_LENGTH, en->info.sha256);
+    free(digests);
+}
+
 static void describe(engine *en, const struct engine_opts *o)
 {
     struct engine_info *i = &en->info;
     const struct model *m = &en->model;
     size_t bytes;
-    const void *all = gguf_bytes(en->file, &bytes);
-    SHA256(all, bytes, i->sha256);
+    if (en->file) {
+        const void *all = gguf_bytes(en->file, &bytes);
+        SHA256(all, bytes, i->sha256);
+        i->file_bytes = (int64_t)bytes;
+    } else {
+        describe_folder(en);
+    }
     i->path = en->path;
-    i->format = "gguf";
-    i->file_bytes = (int64_t)bytes;
+    i->format = en->file ? "gguf" : "safetensors";
     i->arch = m->arch;
     i->name = m->name;
     i->kv_dtype = dtype_name(kv_dtypes[o->kv]);
@@ -89,19 +112,51 @@ static void describe(engine *en, const struct engine_opts *o)
     if (o->vocab_only) i->n_vocab = tokenizer_n_vocab(en->tok);
 }
 
+/* The tokenizer of a folder, and its chat template: en->tok and en->chat stay NULL until tokenizer.json is read. */
+static int open_folder_text(engine *en, err *e)
+{
+    (void)en;
+    (void)e;
+    return 0;
+}
+
+static int open_folder(engine *en, const struct engine_opts *o, err *e)
+{
+    const char *end = o->path + strlen(o->path), *name;
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/config.json", o->path) >= (int)sizeof path)
+        return err_set(e, ERR_ENV, "the path is too long");
+    if (map_file(&en->config, &en->config_bytes, path, e)) return err_in(e, "config.json");
+    if (open_folder_text(en, e)) return err_in(e, "tokenizer");
+    if (o->vocab_only) return 0;
+    if (safetensors_open(&en->weights, o->path, e)) return -1;
+    if (model_load_folder(&en->model, en->config, en->config_bytes, en->weights, e)) return -1;
+    while (end > o->path && end[-1] == '/') end--;
+    for (name = end; name > o->path && name[-1] != '/'; name--) continue;
+    model_text(en->model.name, sizeof en->model.name, name, (size_t)(end - name));
+    return 0;
+}
+
+static int open_gguf(engine *en, const struct engine_opts *o, err *e)
+{
+    if (gguf_open(&en->file, o->path, e)) return -1;
+    if (tokenizer_load(&en->tok, en->file, e)) return err_in(e, "tokenizer");
+    return o->vocab_only ? 0 : model_load(&en->model, en->file, e);
+}
+
 static int engine_load(engine *en, const struct engine_opts *o, err *e)
 {
     int rows = o->max_rows > 0 ? o->max_rows : 256;
-    if (gguf_open(&en->file, o->path, e)) return -1;
+    const struct model *m = &en->model;
+    struct stat st;
     if (choose_kernels(en, o, e)) return -1;
-    if (tokenizer_load(&en->tok, en->file, e)) return err_in(e, "tokenizer");
+    if (stat(o->path, &st) == 0 && S_ISDIR(st.st_mode) ? open_folder(en, o, e) : open_gguf(en, o, e)) return -1;
     if (open_chat(en, o, e)) return -1;
     if (!o->vocab_only) {
-        if (model_load(&en->model, en->file, e)) return -1;
-        if (en->tok && tokenizer_n_vocab(en->tok) > en->model.V)
+        if (en->tok && tokenizer_n_vocab(en->tok) > m->V)
             return err_set(e, ERR_ENV, "the tokenizer has %d tokens, the model's embedding only %d", tokenizer_n_vocab(en->tok),
-                           en->model.V);
-        en->attn = (struct attn){en->model.H, en->model.G, en->model.E, kv_dtypes[o->kv], 1.0f / sqrtf((float)en->model.E)};
+                           m->V);
+        en->attn = (struct attn){.H = m->H, .G = m->G, .E = m->E, .kv_type = kv_dtypes[o->kv], .cap = m->score_cap};
         if (scratch_init(en, rows, e)) return -1;
     }
     describe(en, o);
@@ -126,10 +181,13 @@ void engine_free(engine *en)
     if (!en) return;
     cache_pool_free(en);
     scratch_free(en);
+    forward_tap(en, NULL);
     chat_free(en->chat);
     tokenizer_free(en->tok);
     model_clear(&en->model);
     gguf_close(en->file);
+    safetensors_close(en->weights);
+    map_release(en->config, en->config_bytes);
     pthread_mutex_destroy(&en->pool_lock);
     free(en->path);
     free(en);

@@ -37,7 +37,7 @@ typedef struct cache cache;
 enum kv_type { KV_F32, KV_F16, KV_BF16 };
 
 struct engine_opts {
-    const char *path;          /* GGUF file */
+    const char *path;          /* GGUF file, or Hugging Face folder with config.json and safetensors */
     const char *isa;           /* NULL: best of this processor; "scalar", "avx2", "avx512" */
     const char *chat_template; /* NULL: the model's own; else Jinja source */
     enum kv_type kv;
@@ -57,7 +57,7 @@ struct engine_info {
     double rope_base;
     int64_t file_bytes;
     int64_t kv_bytes_per_token; /* all layers, K and V */
-    uint8_t sha256[32];         /* of the model file */
+    uint8_t sha256[32];         /* of the model file; of a folder: over the digests of config.json and its weight files */
     const char *tokenizer_kind; /* "bpe:smollm", "none", ... */
     uint8_t tokenizer_sha256[32];
     int bos, eos;    /* -1: none */

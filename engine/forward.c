@@ -1,4 +1,4 @@
-/* forward.c: one pass over the layers for n rows, prefill and decode alike.
+/* forward.c: one pass over the layers for n rows, prefill and decode alike, of every architecture.
  *
  * A row is (cache, token, position). In a prefill the rows are one cache's next tokens, in decoding one token of each
  * cache; the arithmetic does not know the difference, which is why cached equals recomputed to the bit.
@@ -7,7 +7,7 @@
  */
 #include "internal.h"
 
-#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Walks a pointer through one allocation: counts with base NULL, hands out addresses otherwise. */
@@ -22,18 +22,23 @@ static size_t scratch_layout(struct scratch *s, const struct model *m, char *bas
 {
     size_t used = 0, B = (size_t)s->rows, D = (size_t)m->D, HE = (size_t)m->H * m->E, GE = (size_t)m->G * m->E,
            F = (size_t)m->F;
+    int r;
     s->x = carve(base, &used, B * D, sizeof(float));
     s->h = carve(base, &used, B * D, sizeof(float));
+    s->y = carve(base, &used, B * D, sizeof(float));
     s->q = carve(base, &used, B * HE, sizeof(float));
     s->att = carve(base, &used, B * HE, sizeof(float));
     s->k = carve(base, &used, B * GE, sizeof(float));
     s->v = carve(base, &used, B * GE, sizeof(float));
+    s->qkv = carve(base, &used, m->layers[0].qkv.w.data ? 3 * B * HE : 0, sizeof(float));
     s->gate = carve(base, &used, B * F, sizeof(float));
     s->up = carve(base, &used, B * F, sizeof(float));
     s->last = carve(base, &used, LOGIT_ROWS * D, sizeof(float));
     s->logits = carve(base, &used, LOGIT_ROWS * (size_t)m->V, sizeof(float));
-    s->cos = carve(base, &used, B * (size_t)m->n_rot, sizeof(float));
-    s->sin = carve(base, &used, B * (size_t)m->n_rot, sizeof(float));
+    for (r = 0; r == 0 || r < m->n_ropes; r++) { /* one, empty, for learned positions */
+        s->cos[r] = carve(base, &used, B * (size_t)m->n_rot / 2, sizeof(float));
+        s->sin[r] = carve(base, &used, B * (size_t)m->n_rot / 2, sizeof(float));
+    }
     s->ids = carve(base, &used, B, sizeof(int));
     s->pos = carve(base, &used, B, sizeof(int));
     s->pages = carve(base, &used, B, sizeof *s->pages);
@@ -59,56 +64,250 @@ void scratch_free(engine *en)
     en->s = (struct scratch){0};
 }
 
+/* ---- taps ---- */
+
+static bool tapped(const engine *en, enum tap_site site)
+{
+    return en->tap && (en->tap->sites >> site & 1);
+}
+
+static void tap_at(engine *en, int layer, enum tap_site site, float *x, const struct pass_row *rows, int n, int width)
+{
+    size_t bytes = (size_t)n * (size_t)width * sizeof *x;
+    if (!tapped(en, site)) return;
+    en->k->get(en->tap_x, x, bytes);
+    en->tap->at(en->tap->arg, layer, site, en->tap_x, rows, n, width);
+    en->k->put(x, en->tap_x, bytes);
+}
+
+/* The turning part of each of n heads from pairs (2i, 2i+1) to (i, i + n_rot/2), or back. */
+static void reorder(float *x, const struct model *m, int n, bool back)
+{
+    float t[HEAD_MAX];
+    int i, half = m->n_rot / 2;
+    for (; n > 0; n--, x += m->E) {
+        memcpy(t, x, (size_t)m->n_rot * sizeof *t);
+        for (i = 0; i < m->n_rot; i++) {
+            int from = i % half * 2 + i / half;
+            x[back ? from : i] = t[back ? i : from];
+        }
+    }
+}
+
+static void tap_k_pre(engine *en, int layer, const struct pass_row *rows, int n)
+{
+    const struct model *m = &en->model;
+    size_t bytes = (size_t)n * (size_t)m->G * (size_t)m->E * sizeof(float);
+    if (!tapped(en, TAP_K_PRE)) return;
+    en->k->get(en->tap_x, en->s.k, bytes);
+    if (m->rope_interleaved) reorder(en->tap_x, m, n * m->G, false);
+    en->tap->at(en->tap->arg, layer, TAP_K_PRE, en->tap_x, rows, n, m->G * m->E);
+    if (m->rope_interleaved) reorder(en->tap_x, m, n * m->G, true);
+    en->k->put(en->s.k, en->tap_x, bytes);
+}
+
+void forward_tap(engine *en, const struct tap *t)
+{
+    const struct model *m = &en->model;
+    size_t D = (size_t)m->D, HE = (size_t)m->H * (size_t)m->E, wide = (D > HE ? D : HE) * (size_t)en->s.rows,
+           logits = (size_t)LOGIT_ROWS * (size_t)m->V;
+    free(en->tap_x);
+    free(en->tap_rows);
+    en->tap_x = t ? mem_array(wide > logits ? wide : logits, sizeof *en->tap_x) : NULL;
+    en->tap_rows = t ? mem_array(LOGIT_ROWS, sizeof *en->tap_rows) : NULL;
+    en->tap = t;
+}
+
+void forward_weights(const engine *en, const struct pass_row *row, int layer, const float *q, float *weights)
+{
+    const struct model *m = &en->model;
+    const struct layer *w = &m->layers[layer];
+    struct attn a = en->attn;
+    int n = row->pos + 1, first = w->window && n > w->window ? n - w->window : 0, h, t;
+    size_t head = (size_t)n * (size_t)m->E;
+    float *keys = mem_array((size_t)m->G * head, sizeof *keys);
+    void *raw = mem_array((size_t)m->G * head, sizeof *keys);
+    unsigned char *seen = mem_alloc((size_t)n);
+    a.scale = w->scale;
+    a.cap = m->score_cap;
+    cache_read(row->cache, layer, CACHE_K, 0, n, raw);
+    kernels_widen(keys, raw, en->attn.kv_type, (size_t)m->G * head);
+    for (h = 0; h < m->H; h++) {
+        int g = h / (m->H / m->G);
+        for (t = 0; t < n; t++) {
+            const struct kv_page *p = row->cache->pages[layer][t / PAGE_TOKENS];
+            seen[t] = t >= first && !(p->hidden && (p->hidden[g] >> t % PAGE_TOKENS & 1));
+        }
+        kernels_attention_row(weights + (size_t)h * (size_t)n, q + (size_t)h * (size_t)m->E, keys + (size_t)g * head, seen, n,
+                              &a);
+    }
+    free(keys);
+    free(raw);
+    free(seen);
+}
+
+/* ---- parts of a layer ---- */
+
+static void norm(const engine *en, float *y, const float *x, const struct norm *w, int n, int width)
+{
+    const struct model *m = &en->model;
+    if (m->norm == NORM_LAYER)
+        en->k->layernorm(y, x, w->w, w->b, m->norm_eps, n, width);
+    else
+        en->k->rmsnorm(y, x, w->w, m->norm_eps, n, width);
+}
+
+static void multiply(const engine *en, float *y, const struct linear *w, const float *x, int n, enum matmul_then then)
+{
+    if (w->w.ldt)
+        en->k->matmul_t(y, w->w.rows, &w->w, x, n, then);
+    else
+        en->k->matmul(y, w->w.rows, &w->w, x, n, then);
+    if (w->b) en->k->add(y, w->b, 0, n, w->w.rows);
+}
+
+/* x += w in, then its norm if there is one. The sum is x + (w in + b) with or without a tap, so both give the same bits. */
+static void add_part(engine *en, const struct linear *w, const struct norm *post, const float *in, int layer,
+                     enum tap_site site, const struct pass_row *rows, int n)
+{
+    struct scratch *s = &en->s;
+    int D = en->model.D;
+    if (!w->b && !post->w && !tapped(en, site)) {
+        multiply(en, s->x, w, in, n, MATMUL_ADD);
+        return;
+    }
+    multiply(en, s->y, w, in, n, MATMUL_STORE);
+    if (post->w) norm(en, s->y, s->y, post, n, D);
+    tap_at(en, layer, site, s->y, rows, n, D);
+    en->k->add(s->x, s->y, D, n, D);
+}
+
+static void project_qkv(const engine *en, const struct layer *w, const float *in, int n)
+{
+    const struct kernels *k = en->k;
+    const struct model *m = &en->model;
+    const struct scratch *s = &en->s;
+    size_t head = (size_t)m->E * sizeof(float), heads = (size_t)n * (size_t)m->H;
+    if (w->qkv.w.data) {
+        multiply(en, s->qkv, &w->qkv, in, n, MATMUL_STORE);
+        k->copy_rows(s->q, head, s->qkv, 3 * head, head, heads);
+        k->copy_rows(s->k, head, s->qkv + m->E, 3 * head, head, heads);
+        k->copy_rows(s->v, head, s->qkv + 2 * m->E, 3 * head, head, heads);
+    } else {
+        multiply(en, s->q, &w->q, in, n, MATMUL_STORE);
+        multiply(en, s->k, &w->k, in, n, MATMUL_STORE);
+        multiply(en, s->v, &w->v, in, n, MATMUL_STORE);
+    }
+    if (m->qk_norm == QK_NORM_HEAD) {
+        norm(en, s->q, s->q, &w->q_norm, n * m->H, m->E);
+        norm(en, s->k, s->k, &w->k_norm, n * m->G, m->E);
+    } else if (m->qk_norm == QK_NORM_ALL) {
+        norm(en, s->q, s->q, &w->q_norm, n, m->H * m->E);
+        norm(en, s->k, s->k, &w->k_norm, n, m->G * m->E);
+    }
+}
+
 static void attention_block(engine *en, const struct layer *w, const struct pass_row *rows, int n, int layer)
 {
     const struct kernels *k = en->k;
     const struct model *m = &en->model;
     struct scratch *s = &en->s;
-    struct rope rope = {s->cos, s->sin, m->n_rot, m->rope_interleaved};
+    struct rope rope = {s->cos[w->rope], s->sin[w->rope], m->n_rot, m->rope_interleaved}, still = {rope.cos, rope.sin, 0, 0};
+    struct attn a = en->attn;
+    const float *in = s->x;
     int i;
+    a.scale = w->scale;
+    a.window = w->window;
     for (i = 0; i < n; i++) s->pages[i] = rows[i].cache->pages[layer];
-    k->rmsnorm(s->h, s->x, w->attn_norm, m->norm_eps, n, m->D);
-    k->matmul(s->q, m->H * m->E, &w->wq, s->h, n, MATMUL_STORE);
-    k->matmul(s->k, m->G * m->E, &w->wk, s->h, n, MATMUL_STORE);
-    k->matmul(s->v, m->G * m->E, &w->wv, s->h, n, MATMUL_STORE);
+    if (w->attn_norm.w) {
+        norm(en, s->h, s->x, &w->attn_norm, n, m->D);
+        in = s->h;
+    }
+    project_qkv(en, w, in, n);
+    if (m->parallel) norm(en, s->h, s->x, &w->ffn_norm, n, m->D); /* before attention's part is added */
+    tap_k_pre(en, layer, rows, n);
+    tap_at(en, layer, TAP_V, s->v, rows, n, m->G * m->E);
     /* All rows are appended before any attends; a row sees positions up to its own, so the later ones do not matter. */
-    k->rope_append(s->q, s->k, s->v, &rope, s->pages, s->pos, &en->attn, n);
-    k->attend(s->att, s->q, s->pages, s->pos, &en->attn, n);
-    k->matmul(s->x, m->D, &w->wo, s->att, n, MATMUL_ADD);
+    k->rope_append(s->q, s->k, s->v, &rope, s->pages, s->pos, &a, n);
+    if (tapped(en, TAP_K)) {
+        tap_at(en, layer, TAP_K, s->k, rows, n, m->G * m->E);
+        k->rope_append(s->q, s->k, s->v, &still, s->pages, s->pos, &a, n);
+    }
+    tap_at(en, layer, TAP_Q, s->q, rows, n, m->H * m->E);
+    k->attend(s->att, s->q, s->pages, s->pos, &a, n);
+    tap_at(en, layer, TAP_HEAD_OUT, s->att, rows, n, m->H * m->E);
+    add_part(en, &w->o, &w->attn_post, s->att, layer, TAP_ATTN_OUT, rows, n);
 }
 
-static void ffn_block(engine *en, const struct layer *w, int n)
+static void ffn_block(engine *en, const struct layer *w, const struct pass_row *rows, int n, int layer)
 {
     const struct kernels *k = en->k;
     const struct model *m = &en->model;
     struct scratch *s = &en->s;
-    k->rmsnorm(s->h, s->x, w->ffn_norm, m->norm_eps, n, m->D);
-    k->matmul(s->gate, m->F, &w->w_gate, s->h, n, MATMUL_STORE);
-    k->matmul(s->up, m->F, &w->w_up, s->h, n, MATMUL_STORE);
-    k->swiglu(s->gate, s->gate, s->up, n, m->F);
-    k->matmul(s->x, m->D, &w->w_down, s->gate, n, MATMUL_ADD);
+    const float *in = w->ffn_norm.w ? s->h : s->x;
+    enum gelu form = m->activation == ACTIVATION_GELU_TANH ? GELU_TANH : GELU_EXACT;
+    if (w->ffn_norm.w && !m->parallel) norm(en, s->h, s->x, &w->ffn_norm, n, m->D);
+    multiply(en, s->up, &w->up, in, n, MATMUL_STORE);
+    if (!w->gate.w.data) {
+        k->gelu(s->gate, s->up, NULL, form, n, m->F);
+    } else {
+        multiply(en, s->gate, &w->gate, in, n, MATMUL_STORE);
+        if (m->activation == ACTIVATION_SILU)
+            k->swiglu(s->gate, s->gate, s->up, n, m->F);
+        else
+            k->gelu(s->gate, s->gate, s->up, form, n, m->F);
+    }
+    add_part(en, &w->down, &w->ffn_post, s->gate, layer, TAP_MLP_OUT, rows, n);
 }
 
-void forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want)
+/* ---- the pass ---- */
+
+static void embed(engine *en, const struct pass_row *rows, int n)
 {
     const struct kernels *k = en->k;
     const struct model *m = &en->model;
     struct scratch *s = &en->s;
-    int i, layer;
+    int i;
     for (i = 0; i < n; i++) {
         s->ids[i] = rows[i].token;
         s->pos[i] = rows[i].pos;
     }
-    kernels_rope_table(s->cos, s->sin, m->rope_freqs, s->pos, m->n_rot / 2, n);
+    for (i = 0; i < m->n_ropes; i++) kernels_rope_table(s->cos[i], s->sin[i], m->rope_freqs[i], s->pos, m->n_rot / 2, n);
     k->embed(s->x, &m->embed, s->ids, n);
+    if (m->pos_embed.data) {
+        k->embed(s->y, &m->pos_embed, s->pos, n);
+        k->add(s->x, s->y, m->D, n, m->D);
+    }
+    if (m->embed_scale != 1) k->scale(s->x, s->x, m->embed_scale, (size_t)n * (size_t)m->D);
+    tap_at(en, -1, TAP_EMBED, s->x, rows, n, m->D);
+}
+
+static void logits(engine *en, const struct pass_row *rows, const int *want, int n)
+{
+    const struct kernels *k = en->k;
+    const struct model *m = &en->model;
+    struct scratch *s = &en->s;
+    int i;
+    for (i = 0; i < n; i++) k->copy(s->last + (size_t)i * m->D, s->x + (size_t)want[i] * m->D, (size_t)m->D * sizeof(float));
+    norm(en, s->last, s->last, &m->out_norm, n, m->D);
+    k->matmul(s->logits, m->V, &m->head, s->last, n, MATMUL_STORE);
+    if (m->logit_cap > 0) k->softcap(s->logits, s->logits, m->logit_cap, (size_t)n * (size_t)m->V);
+    if (tapped(en, TAP_LOGITS)) {
+        for (i = 0; i < n; i++) en->tap_rows[i] = rows[want[i]];
+        tap_at(en, m->n_layer, TAP_LOGITS, s->logits, en->tap_rows, n, m->V);
+    }
+    k->pick(s->picks, s->logits, n, m->V);
+}
+
+void forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want)
+{
+    const struct model *m = &en->model;
+    int layer;
+    embed(en, rows, n);
     for (layer = 0; layer < m->n_layer; layer++) {
         attention_block(en, &m->layers[layer], rows, n, layer);
-        ffn_block(en, &m->layers[layer], n);
+        ffn_block(en, &m->layers[layer], rows, n, layer);
+        tap_at(en, layer, TAP_RESID, en->s.x, rows, n, m->D);
     }
-    if (n_want == 0) return;
-    for (i = 0; i < n_want; i++)
-        k->copy(s->last + (size_t)i * m->D, s->x + (size_t)want[i] * m->D, (size_t)m->D * sizeof(float));
-    k->rmsnorm(s->last, s->last, m->out_norm, m->norm_eps, n_want, m->D);
-    k->matmul(s->logits, m->V, &m->head, s->last, n_want, MATMUL_STORE);
-    k->pick(s->picks, s->logits, n_want, m->V);
+    if (n_want > 0) logits(en, rows, want, n_want);
 }

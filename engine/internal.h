@@ -38,27 +38,62 @@ struct cache {
 struct scratch {
     int rows;
     void *base;
-    float *x, *h;                  /* (rows, D) */
-    float *q, *att;                /* (rows, H, E) */
-    float *k, *v;                  /* (rows, G, E) */
-    float *gate, *up;              /* (rows, F) */
-    float *last;                   /* (LOGIT_ROWS, D) */
-    float *logits;                 /* (LOGIT_ROWS, V) */
-    float *cos, *sin;              /* (rows, n_rot / 2) */
-    int *ids, *pos;                /* (rows) */
-    struct kv_page *const **pages; /* (rows) */
-    struct pick *picks;            /* (LOGIT_ROWS) */
+    float *x, *h, *y;                           /* (rows, D): residual, what a part reads, what it adds */
+    float *q, *att;                             /* (rows, H, E) */
+    float *k, *v;                               /* (rows, G, E) */
+    float *qkv;                                 /* (rows, H, 3, E) where the weights have them so */
+    float *gate, *up;                           /* (rows, F) */
+    float *last;                                /* (LOGIT_ROWS, D) */
+    float *logits;                              /* (LOGIT_ROWS, V) */
+    float *cos[MODEL_ROPES], *sin[MODEL_ROPES]; /* (rows, n_rot / 2) */
+    int *ids, *pos;                             /* (rows) */
+    struct kv_page *const **pages;              /* (rows) */
+    struct pick *picks;                         /* (LOGIT_ROWS) */
+};
+
+/* One row of a pass: a token that a cache takes at position `pos`. The cache has been reserved; its length is not moved. */
+struct pass_row {
+    const cache *cache;
+    int token, pos;
+};
+
+/* Places of a pass that tests and captures can look at and change. */
+enum tap_site {
+    TAP_EMBED,    /* residual before the first layer; layer is -1 */
+    TAP_RESID,    /* residual after each layer (D) */
+    TAP_ATTN_OUT, /* what attention adds to it (D) */
+    TAP_MLP_OUT,  /* what the ffn adds to it (D) */
+    TAP_HEAD_OUT, /* attention's output before the output matrix (H, E) */
+    TAP_Q,        /* queries after rotary (H, E) */
+    TAP_K_PRE,    /* the rows' new keys before rotary (G, E), in rotate-half order */
+    TAP_K,        /* and after it; what the row's page gets */
+    TAP_V,        /* values (G, E) */
+    TAP_LOGITS,   /* (V) of the wanted rows; layer is n_layer */
+};
+
+/* Called during a pass with x (n, width) of the n rows, on the host; changes of x go on in the pass. Keys and values of all
+   rows are tapped before any row attends. `sites` has the bits 1 << site that are wanted: the others cost nothing. */
+struct tap {
+    void (*at)(void *arg, int layer, enum tap_site site, float *x, const struct pass_row *rows, int n, int width);
+    void *arg;
+    unsigned sites;
 };
 
 struct engine {
-    gguf *file;
+    gguf *file;           /* one of file and weights */
+    safetensors *weights; /* of a folder, with its config.json */
+    const void *config;
+    size_t config_bytes;
     struct model model;
     tokenizer *tok;
     chat *chat;
     err chat_error; /* why the model's own template could not be compiled */
     const struct kernels *k;
-    struct attn attn;
+    struct attn attn; /* without what differs between layers */
     struct scratch s;
+    const struct tap *tap;     /* NULL: none */
+    float *tap_x;              /* (rows, widest) on the host, while there is a tap */
+    struct pass_row *tap_rows; /* (LOGIT_ROWS) */
     struct engine_info info;
     char numerics[64];
     char *path;
@@ -76,15 +111,15 @@ void cache_pool_free(engine *en);
 size_t cache_page_elements(const engine *en); /* G * P * E */
 
 /* ---- forward.c ---- */
-/* One row of a pass: a token that a cache takes at position `pos`. The cache has been reserved; its length is not moved. */
-struct pass_row {
-    const cache *cache;
-    int token, pos;
-};
 int scratch_init(engine *en, int rows, err *e);
 void scratch_free(engine *en);
 /* Runs all layers over n rows, n <= scratch rows. Rows of one cache come together with rising positions. For the n_want
    rows whose indices are in `want` (rising, n_want <= LOGIT_ROWS), the greedy picks go to the scratch's picks. */
 void forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want);
+/* From now on passes call t, which must outlive that; NULL ends it. A pass with a tap gives the bits of one without. */
+void forward_tap(engine *en, const struct tap *t);
+/* The attention weights of one row of a layer, when its keys are in the cache: from TAP_Q on. q is what TAP_Q has for it. */
+void forward_weights(const engine *en, const struct pass_row *row, int layer, const float *q /* (H, E) */,
+                     float *weights /* (H, pos + 1) */);
 
 #endif

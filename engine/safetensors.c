@@ -23,7 +23,12 @@ static const struct {
     const char *name;
     enum dtype type;
     size_t bytes;
-} types[] = {{"F32", DTYPE_F32, 4}, {"F16", DTYPE_F16, 2}, {"BF16", DTYPE_BF16, 2}};
+} types[] = {
+    {"F32", DTYPE_F32, 4},    {"F16", DTYPE_F16, 2},   {"BF16", DTYPE_BF16, 2}, /* of weights */
+    {"BOOL", DTYPE_COUNT, 1}, {"U8", DTYPE_COUNT, 1},  {"I8", DTYPE_COUNT, 1},      {"U16", DTYPE_COUNT, 2},
+    {"I16", DTYPE_COUNT, 2},  {"U32", DTYPE_COUNT, 4}, {"I32", DTYPE_COUNT, 4},     {"U64", DTYPE_COUNT, 8},
+    {"I64", DTYPE_COUNT, 8},  {"F64", DTYPE_COUNT, 8}, {"F8_E4M3", DTYPE_COUNT, 1}, {"F8_E5M2", DTYPE_COUNT, 1},
+};
 
 struct file {
     const char *name;
@@ -88,11 +93,12 @@ static int read_type(const json_t *v, struct safetensor *t, size_t *bytes, err *
     for (i = 0; i < sizeof types / sizeof *types; i++) {
         if (strcmp(types[i].name, name) == 0) {
             t->type = types[i].type;
+            t->type_name = types[i].name;
             *bytes = types[i].bytes;
             return 0;
         }
     }
-    return err_set(e, ERR_ENV, "dtype %s is not supported (supported: F32, F16, BF16)", quotable(name, 32) ? name : "?");
+    return err_set(e, ERR_ENV, "dtype %s is not known", quotable(name, 32) ? name : "?");
 }
 
 /* What the file says of one tensor; *begin is its place in the data. */
@@ -104,8 +110,7 @@ static int read_tensor(const json_t *v, struct safetensor *t, uint64_t *begin, e
     if (!json_is_object(v)) return err_set(e, ERR_ENV, "not an object");
     if (read_type(json_object_get(v, "dtype"), t, &bytes, e)) return -1;
     if (!json_is_array(shape)) return err_set(e, ERR_ENV, "no shape");
-    if (json_array_size(shape) < 1 || json_array_size(shape) > 4)
-        return err_set(e, ERR_ENV, "%zu dimensions, expected 1 to 4", json_array_size(shape));
+    if (json_array_size(shape) > 4) return err_set(e, ERR_ENV, "%zu dimensions, at most 4 are allowed", json_array_size(shape));
     t->n_dims = (int)json_array_size(shape);
     for (i = 0; i < 4; i++) t->dims[i] = 1;
     for (i = 0, size = bytes; i < (size_t)t->n_dims; i++) {

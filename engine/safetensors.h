@@ -19,10 +19,11 @@ typedef struct safetensors safetensors;
 
 struct safetensor {
     const char *name;
-    enum dtype type;  /* F32, F16 or BF16 */
-    int n_dims;       /* 1..4 */
-    uint64_t dims[4]; /* slowest first: (rows, cols); unused are 1 */
-    const void *data; /* inside a mapping, aligned to nothing */
+    enum dtype type;       /* F32, F16 or BF16; DTYPE_COUNT: a type the kernels cannot read, which only buffers may have */
+    const char *type_name; /* as in the file: "BF16", "BOOL"; static */
+    int n_dims;            /* 0..4; 0: one number */
+    uint64_t dims[4];      /* slowest first: (rows, cols); unused are 1 */
+    const void *data;      /* inside a mapping, aligned to nothing */
     size_t bytes;
 };
 

@@ -1,5 +1,5 @@
 /* cpu.c: the tables of the CPU, the choice between them, and memory. */
-#include "cpu.h"
+#include "cpu_ops.h"
 
 #include <stdlib.h>
 #ifdef KERNELS_X86
@@ -33,6 +33,11 @@ static void memory_zero(void *dst, size_t bytes)
     if (bytes) memset(dst, 0, bytes);
 }
 
+static void memory_copy_rows(void *dst, size_t dst_step, const void *src, size_t src_step, size_t bytes, size_t n)
+{
+    for (size_t i = 0; i < n; i++) memcpy((char *)dst + i * dst_step, (const char *)src + i * src_step, bytes);
+}
+
 /* ---- tables ---- */
 
 #define TABLE(label, prefix, suffix)                                                                                    \
@@ -40,7 +45,9 @@ static void memory_zero(void *dst, size_t bytes)
         .name = label, .alloc = memory_alloc, .release = memory_release, .copy = memory_copy, .zero = memory_zero,      \
         .get = memory_copy, .put = memory_copy, .embed = prefix##embed##suffix, .rmsnorm = prefix##rmsnorm##suffix,     \
         .matmul = prefix##matmul##suffix, .rope_append = prefix##rope_append##suffix, .attend = prefix##attend##suffix, \
-        .swiglu = prefix##swiglu##suffix, .pick = prefix##pick##suffix,                                                 \
+        .swiglu = prefix##swiglu##suffix, .pick = prefix##pick##suffix, .copy_rows = memory_copy_rows,                  \
+        .layernorm = prefix##layernorm##suffix, .matmul_t = prefix##matmul_t##suffix, .gelu = prefix##gelu##suffix,     \
+        .softcap = prefix##softcap##suffix, .scale = prefix##scale##suffix, .add = prefix##add##suffix,                 \
     }
 
 static const struct kernels scalar = TABLE("scalar", scalar_, );

@@ -69,11 +69,17 @@ static inline uint16_t f32_to_f16(float f) /* to nearest, ties to even */
     return (uint16_t)(sign | ((a + 0xfff + (a >> 13 & 1) - 0x38000000) >> 13));
 }
 
-/* One weight or cache element. */
+/* One weight or cache element; p is aligned to nothing. */
 static inline float cpu_load(const void *p, enum dtype t, size_t i)
 {
-    if (t == DTYPE_F32) return ((const float *)p)[i];
-    return t == DTYPE_F16 ? f16_to_f32(((const uint16_t *)p)[i]) : bf16_to_f32(((const uint16_t *)p)[i]);
+    float f;
+    uint16_t h;
+    if (t == DTYPE_F32) {
+        memcpy(&f, (const char *)p + 4 * i, sizeof f);
+        return f;
+    }
+    memcpy(&h, (const char *)p + 2 * i, sizeof h);
+    return t == DTYPE_F16 ? f16_to_f32(h) : bf16_to_f32(h);
 }
 
 static inline void cpu_store(void *p, enum dtype t, size_t i, float f)
@@ -144,10 +150,18 @@ static inline void cpu_turn(float *restrict x, const float *restrict c, const fl
     }
 }
 
+/* The first token that a query at `last` sees through a window; both counted from the same token. */
+static inline long cpu_window_start(long last, int window)
+{
+    return window > 0 && last >= window ? last - window + 1 : 0;
+}
+
 /* Bit t set: the token t of this page is seen by a query at `last`, counted from the page's first token; last >= 0. */
-static inline uint64_t cpu_seen(const struct kv_page *page, int g, long last)
+static inline uint64_t cpu_seen(const struct kv_page *page, int g, long last, int window)
 {
     uint64_t reach = last >= PAGE_TOKENS - 1 ? ~(uint64_t)0 : ((uint64_t)2 << last) - 1;
+    long first = cpu_window_start(last, window);
+    reach = first < PAGE_TOKENS ? reach & ~(uint64_t)0 << first : 0;
     return page->hidden ? reach & ~page->hidden[g] : reach;
 }
 
@@ -158,6 +172,22 @@ struct norm_job {
     const float *x, *w;
     float eps;
     int D;
+};
+struct layernorm_job {
+    float *y;
+    const float *x, *w, *b;
+    float eps;
+    int D;
+};
+struct gelu_job {
+    float *y;
+    const float *x, *up;
+    enum gelu form;
+};
+struct softcap_job {
+    float *y;
+    const float *x;
+    float cap;
 };
 struct swiglu_job {
     float *y;

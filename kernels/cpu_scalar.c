@@ -1,7 +1,7 @@
 /* cpu_scalar.c: the arithmetic contract of kernels.h as plain loops. This file is the definition: it is written to be read,
  * runs on any processor, and tests/unit/test_kernels.c holds every other path to its bits.
  */
-#include "cpu.h"
+#include "cpu_ops.h"
 
 /* Adds n products to the sixteen lanes; lane j takes elements j, j+16, ..., and a missing tail is zeros. */
 static void lanes_fma(float *lane /* (16) */, const float *a, const float *b, int n)
@@ -58,6 +58,25 @@ void scalar_rmsnorm(float *y, const float *x, const float *w, float eps, int B, 
     cpu_run(norm_rows, &j, B, 1, 4.0 * B * D);
 }
 
+static void layernorm_rows(const void *job, struct cpu_part part)
+{
+    const struct layernorm_job *j = job;
+    const size_t D = (size_t)j->D;
+    for (long r = part.from; r < part.to; r++) {
+        const float *in = j->x + (size_t)r * D;
+        float *out = j->y + (size_t)r * D, mean = sum(in, j->D) / (float)j->D, deviation;
+        for (size_t i = 0; i < D; i++) out[i] = in[i] - mean;
+        deviation = sqrtf(dot(out, out, j->D) / (float)j->D + j->eps);
+        for (size_t i = 0; i < D; i++) out[i] = out[i] / deviation * j->w[i] + j->b[i];
+    }
+}
+
+void scalar_layernorm(float *y, const float *x, const float *w, const float *b, float eps, int B, int D)
+{
+    struct layernorm_job j = {y, x, w, b, eps, D};
+    cpu_run(layernorm_rows, &j, B, 1, 4.0 * B * D);
+}
+
 static void swiglu_range(const void *job, struct cpu_part part)
 {
     const struct swiglu_job *j = job;
@@ -68,6 +87,44 @@ void scalar_swiglu(float *y, const float *gate, const float *up, int B, int F)
 {
     struct swiglu_job j = {y, gate, up};
     cpu_run(swiglu_range, &j, (long)B * F, 16, 4.0 * B * F);
+}
+
+static void gelu_range(const void *job, struct cpu_part part)
+{
+    const struct gelu_job *j = job;
+    for (long i = part.from; i < part.to; i++) {
+        float g = j->form == GELU_TANH ? cpu_gelu_tanh(j->x[i]) : cpu_gelu(j->x[i]);
+        j->y[i] = j->up ? g * j->up[i] : g;
+    }
+}
+
+void scalar_gelu(float *y, const float *x, const float *up, enum gelu form, int B, int F)
+{
+    struct gelu_job j = {y, x, up, form};
+    cpu_run(gelu_range, &j, (long)B * F, 16, 8.0 * B * F);
+}
+
+static void softcap_range(const void *job, struct cpu_part part)
+{
+    const struct softcap_job *j = job;
+    for (long i = part.from; i < part.to; i++) j->y[i] = cpu_tanh(j->x[i] / j->cap) * j->cap;
+}
+
+void scalar_softcap(float *y, const float *x, float cap, size_t n)
+{
+    struct softcap_job j = {y, x, cap};
+    cpu_run(softcap_range, &j, (long)n, 16, 8.0 * (double)n);
+}
+
+void scalar_scale(float *y, const float *x, float f, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = x[i] * f;
+}
+
+void scalar_add(float *y, const float *x, int ldx, int B, int N)
+{
+    for (int b = 0; b < B; b++)
+        for (int i = 0; i < N; i++) y[(size_t)b * (size_t)N + (size_t)i] += x[(size_t)b * (size_t)ldx + (size_t)i];
 }
 
 static struct pick pick_row(const float *x, int V)
@@ -137,6 +194,33 @@ void scalar_matmul(float *y, int ldy, const struct mat *w, const float *x, int B
     cpu_run(matmul_rows, &j, w->rows, 1, (double)B * w->rows * w->cols);
 }
 
+/* One column of the transpose against one row of x at a time. */
+static void matmul_t_rows(const void *job, struct cpu_part part)
+{
+    const struct matmul_job *j = job;
+    const struct mat *w = j->w;
+    size_t K = (size_t)w->cols;
+    for (long r = part.from; r < part.to; r++) {
+        for (int b = 0; b < j->B; b++) {
+            const float *x = j->x + (size_t)b * K;
+            float lane[16] = {0}, *to = j->y + (size_t)b * (size_t)j->ldy + r, s;
+            for (size_t k = 0; k < K; k += 16)
+                for (size_t i = 0; i < 16; i++)
+                    lane[i] = k + i < K
+                                  ? fmaf(cpu_load(w->data, w->type, (k + i) * (size_t)w->ldt + (size_t)r), x[k + i], lane[i])
+                                  : fmaf(0, 0, lane[i]);
+            s = lanes_sum(lane);
+            *to = j->then == MATMUL_ADD ? *to + s : s;
+        }
+    }
+}
+
+void scalar_matmul_t(float *y, int ldy, const struct mat *w, const float *x, int B, enum matmul_then then)
+{
+    struct matmul_job j = {y, ldy, w, 0, x, B, then};
+    cpu_run(matmul_t_rows, &j, w->rows, 1, (double)B * w->rows * w->cols);
+}
+
 /* ---- attention ---- */
 
 void scalar_rope_append(float *q, float *k, const float *v, const struct rope *r, struct kv_page *const *const *pages,
@@ -159,6 +243,12 @@ void scalar_rope_append(float *q, float *k, const float *v, const struct rope *r
     }
 }
 
+static float score(const float *q, const float *key, const struct attn *a)
+{
+    float s = dot(q, key, a->E) * a->scale;
+    return a->cap > 0 ? cpu_tanh(s / a->cap) * a->cap : s;
+}
+
 /* Running softmax of one query: largest score so far, sum of the exponentials, and their sum of values in o. */
 struct running {
     float m, d;
@@ -173,7 +263,7 @@ static void attend_page(struct running *run, const float *q, const struct kv_pag
     int nan = 0;
     for (int t = 0; t < PAGE_TOKENS; t++) {
         for (size_t e = 0; e < E; e++) key[e] = cpu_load(page->k, a->kv_type, first + (size_t)t * E + e);
-        p[t] = seen >> t & 1 ? dot(q, key, a->E) * a->scale : -INFINITY;
+        p[t] = seen >> t & 1 ? score(q, key, a) : -INFINITY;
         if (p[t] > m) m = p[t];
         if (p[t] != p[t]) nan = 1;
     }
@@ -197,9 +287,9 @@ static void attend_heads(const void *job, struct cpu_part part)
         int g = (int)(u % j->a->H) / (j->a->H / j->a->G);
         struct running run = {-INFINITY, 0, j->out + (size_t)u * E};
         memset(run.o, 0, E * sizeof *run.o);
-        for (int i = 0; i <= j->pos[b] / PAGE_TOKENS; i++)
+        for (int i = (int)(cpu_window_start(j->pos[b], j->a->window) / PAGE_TOKENS); i <= j->pos[b] / PAGE_TOKENS; i++)
             attend_page(&run, j->q + (size_t)u * E, j->pages[b][i], g, j->a,
-                        cpu_seen(j->pages[b][i], g, (long)j->pos[b] - (long)i * PAGE_TOKENS));
+                        cpu_seen(j->pages[b][i], g, (long)j->pos[b] - (long)i * PAGE_TOKENS, j->a->window));
         if (run.d == 0) continue;
         for (size_t e = 0; e < E; e++) run.o[e] *= 1.0f / run.d;
     }
@@ -211,4 +301,18 @@ void scalar_attend(float *out, const float *q, struct kv_page *const *const *pag
     double tokens = 0;
     for (int b = 0; b < B; b++) tokens += (double)pos[b] + PAGE_TOKENS;
     cpu_run(attend_heads, &j, (long)B * a->H, 1, tokens * a->H * a->E * 2);
+}
+
+void kernels_attention_row(float *weights, const float *q, const float *keys, const unsigned char *seen, int n,
+                           const struct attn *a)
+{
+    float m = -INFINITY, d;
+    for (int t = 0; t < n; t++) {
+        weights[t] = seen[t] ? score(q, keys + (size_t)t * (size_t)a->E, a) : -INFINITY;
+        if (weights[t] > m) m = weights[t];
+    }
+    for (int t = 0; t < n; t++) weights[t] = seen[t] ? cpu_exp(weights[t] - m) : 0;
+    d = sum(weights, n);
+    if (d == 0) return;
+    for (int t = 0; t < n; t++) weights[t] *= 1.0f / d;
 }

@@ -18,8 +18,8 @@
  *  - dot(a, b, n): sixteen lanes, lane j takes fma(a[i], b[i], lane) for i = j, j+16, ... in rising order (a missing
  *    tail is zeros); then lane j += lane j+8 (j < 8), += j+4 (j < 4), += j+2 (j < 2), += j+1 (j = 0).
  *  - sum(a, n): the same with lane += a[i].
- *  - exp: one polynomial for all instruction sets (cpu_exp in cpu.h; results below 2^-126 are +0); division and square root are
- * IEEE.
+ *  - exp: one polynomial for all instruction sets (cpu_exp in cpu.h; results below 2^-126 are +0), tanh and gelu likewise
+ *    (cpu_ops.h); division and square root are IEEE.
  *  - weights are widened to f32 exactly as their format defines (d*q, or d*q + m with the addition rounded).
  *  - attention: pages in rising order; each page is one tile of exactly 64 keys, see attend below.
  * cpu_scalar.c spells the contract as plain loops; the SIMD files must equal it bit for bit (tests/unit/test_kernels.c).
@@ -58,11 +58,13 @@ int dtype_block(enum dtype t);
 int dtype_block_bytes(enum dtype t);
 const char *dtype_name(enum dtype t); /* "f32", "q4_1", ... */
 
-/* A weight matrix as it lies in the file: rows x cols, each row a whole number of blocks. Borrowed. */
+/* A weight matrix as it lies in the file: rows x cols, each row a whole number of blocks. Borrowed, aligned to nothing.
+   GPT-2 stores the transpose: then ldt is the distance of its rows, of which this matrix takes `rows` columns. */
 struct mat {
     enum dtype type;
     int rows, cols;
-    const void *data; /* (rows, cols); NULL: absent */
+    const void *data; /* (rows, cols), or (cols, ldt); NULL: absent */
+    int ldt;          /* 0: not transposed; else >= rows, and the type is f32, f16 or bf16 */
 };
 size_t mat_row_bytes(const struct mat *w);
 
@@ -85,6 +87,8 @@ struct attn {
     int H, G, E;
     enum dtype kv_type;
     float scale;
+    float cap;  /* 0: none; else scores s become cap * tanh(s / cap) */
+    int window; /* 0: none; else a query at p sees the tokens p - window + 1 .. p */
 };
 
 /* What greedy decoding needs of a row of logits. */
@@ -95,6 +99,7 @@ struct pick {
 };
 
 enum matmul_then { MATMUL_STORE, MATMUL_ADD };
+enum gelu { GELU_TANH, GELU_EXACT };
 
 struct kernels {
     const char *name; /* "avx512", "avx2", "scalar" */
@@ -106,6 +111,8 @@ struct kernels {
     void (*zero)(void *dst, size_t bytes);
     void (*get)(void *host, const void *src, size_t bytes);
     void (*put)(void *dst, const void *host, size_t bytes);
+    /* n runs of `bytes` bytes, dst_step and src_step bytes apart. */
+    void (*copy_rows)(void *dst, size_t dst_step, const void *src, size_t src_step, size_t bytes, size_t n);
 
     /* x[b] = row ids[b] of the table, widened. ids are inside 0..rows-1. */
     void (*embed)(float *x /* (B, cols) */, const struct mat *table, const int *ids /* (B) */, int B);
@@ -113,9 +120,17 @@ struct kernels {
     /* y = x / sqrt(dot(x, x, D) / D + eps) * w: Zhang & Sennrich 2019, eq. 4. y may be x. */
     void (*rmsnorm)(float *y /* (B, D) */, const float *x /* (B, D) */, const float *w /* (D) */, float eps, int B, int D);
 
-    /* y[b][r] = (or +=) dot(w[r], x[b], cols). Reads the weights once for all B rows. */
+    /* y = (x - m) / sqrt(dot(x - m, x - m, D) / D + eps) * w + b with m = sum(x, D) / D: Ba et al. 2016. y may be x. */
+    void (*layernorm)(float *y /* (B, D) */, const float *x /* (B, D) */, const float *w /* (D) */, const float *b /* (D) */,
+                      float eps, int B, int D);
+
+    /* y[b][r] = (or +=) dot(w[r], x[b], cols). Reads the weights once for all B rows. `+=` is y + dot, rounded once, so that
+       storing and adding later gives the same bits. */
     void (*matmul)(float *y /* (B, ldy), the first w->rows of each */, int ldy, const struct mat *w,
                    const float *x /* (B, cols) */, int B, enum matmul_then then);
+    /* The same for a matrix with ldt > 0. */
+    void (*matmul_t)(float *y /* (B, ldy) */, int ldy, const struct mat *w, const float *x /* (B, cols) */, int B,
+                     enum matmul_then then);
 
     /* Turns q in place and k, then writes k and v (rounded to kv_type) into token pos[b] % P of pages[b][pos[b] / P].
        Su et al. 2021, eq. 34, in rotate-half order. The pages written are owned by one row alone. */
@@ -124,17 +139,27 @@ struct kernels {
                         const int *pos /* (B) */, const struct attn *a, int B);
 
     /* out[b] = softmax(q . k * scale) v over tokens 0..pos[b] of row b's pages that are not hidden. Query head h reads kv
-       head h / (H/G). Per page, always 64 keys: s = dot(q, k, E) * scale; unseen keys get s = -inf; m' = max(m, all s); if
-       m' is -inf the page changes nothing (a NaN among the scores makes the result NaN); p = exp(s - m'), +0 for unseen keys; c
-       = exp(m - m') (0 when m is -inf); d = d * c + sum(p, 64); o = o * c, then o = fma(p[t], v[t], o) for t = 0..63. At the
-       end out = o * (1 / d), or zeros when nothing was seen. Rows next to each other whose page pointers are equal load that
-       page once. */
+       head h / (H/G). Per page, always 64 keys: s = dot(q, k, E) * scale, then the cap; unseen keys get s = -inf; m' = max(m,
+       all s); if m' is -inf the page changes nothing (a NaN among the scores makes the result NaN); p = exp(s - m'), +0 for
+       unseen keys; c = exp(m - m') (0 when m is -inf); d = d * c + sum(p, 64); o = o * c, then o = fma(p[t], v[t], o) for t =
+       0..63. At the end out = o * (1 / d), or zeros when nothing was seen. Pages wholly before the window are left out, which
+       by the rule above changes nothing. Rows next to each other whose page pointers are equal load that page once. */
     void (*attend)(float *out /* (B, H, E) */, const float *q /* (B, H, E) */,
                    struct kv_page *const *const *pages /* (B)(pos/P + 1) */, const int *pos /* (B) */, const struct attn *a,
                    int B);
 
     /* y = silu(gate) * up, silu(x) = x / (1 + exp(-x)): Shazeer 2020, eq. 6. */
     void (*swiglu)(float *y /* (B, F) */, const float *gate /* (B, F) */, const float *up /* (B, F) */, int B, int F);
+
+    /* y = gelu(x), times up when there is one (may be NULL): Hendrycks & Gimpel 2016, exact or with tanh. y may be x. */
+    void (*gelu)(float *y /* (B, F) */, const float *x /* (B, F) */, const float *up /* (B, F) */, enum gelu form, int B,
+                 int F);
+
+    void (*softcap)(float *y /* (n) */, const float *x /* (n) */, float cap,
+                    size_t n);                                                      /* y = tanh(x / cap) * cap; y may be x */
+    void (*scale)(float *y /* (n) */, const float *x /* (n) */, float f, size_t n); /* y = x * f; y may be x */
+    /* y[b] += x[b]; with ldx 0 the one row x is added to all: a bias. */
+    void (*add)(float *y /* (B, N) */, const float *x /* (B, ldx), the first N of each */, int ldx, int B, int N);
 
     void (*pick)(struct pick *out /* (B) */, const float *logits /* (B, V) */, int B, int V);
 };
@@ -152,6 +177,11 @@ void kernels_rope_freqs(float *inv_freq /* (n_rot / 2) */, double base, int n_ro
 /* cos and sin of f32(pos) * inv_freq (the product rounded to f32, as transformers does), for B positions. No libm. */
 void kernels_rope_table(float *cos /* (B, n) */, float *sin /* (B, n) */, const float *inv_freq /* (n) */,
                         const int *pos /* (B) */, int n, int B);
+
+/* One query's attention weights, for captures: softmax over the seen ones of n keys, scored as in attend; unseen ones get 0.
+   Equal to what attend uses up to rounding, since it sums n keys at once. On the host. */
+void kernels_attention_row(float *weights /* (n) */, const float *q /* (E) */, const float *keys /* (n, E) */,
+                           const unsigned char *seen /* (n) 0 or 1 */, int n, const struct attn *a);
 
 /* Widens from any type, and rounds to nearest even to f32, f16 or bf16; on the host, for edits and exports. */
 void kernels_widen(float *out /* (n) */, const void *in, enum dtype t, size_t n); /* n: a whole number of blocks */

@@ -5,7 +5,7 @@
  * their queries: 32 siblings over one prefix, or the rows of a prefill. Queries and running outputs of a block lie packed in
  * scratch on the stack, padded with zeros to a multiple of 16 elements.
  */
-#include "simd_vec.h"
+#include "simd_math.h"
 
 #ifdef __AVX512F__
 enum { Q_TILE = 4, K_TILE = 4, V_TILE = 6 }; /* queries and keys of a score tile, queries of a value tile */
@@ -58,13 +58,15 @@ INLINE void scores(float *s, const float *q, const float *k, const int width, co
 }
 
 /* Scores (P) of one query become its p; *m and *d move on. Returns the factor of its old output, or -1: nothing changes. */
-INLINE float soften(float *s, float *m, float *d, float scale, uint64_t seen)
+INLINE float soften(float *s, float *m, float *d, float scale, float cap, uint64_t seen)
 {
     const v16 never = v_set1(-INFINITY);
     v16 a[4], top, lanes = v_zero();
     float largest, factor;
-    UNROLL for (int i = 0; i < 4; i++) a[i] =
-        v_pick(v_mul(v_load(s + 16 * i), v_set1(scale)), never, (unsigned)(seen >> 16 * i & 0xffff));
+    UNROLL for (int i = 0; i < 4; i++) a[i] = v_mul(v_load(s + 16 * i), v_set1(scale));
+    if (cap > 0)
+        for (int i = 0; i < 4; i++) a[i] = v_mul(v_tanh(v_div(a[i], v_set1(cap))), v_set1(cap));
+    UNROLL for (int i = 0; i < 4; i++) a[i] = v_pick(a[i], never, (unsigned)(seen >> 16 * i & 0xffff));
     largest = v_largest(v_max(v_max(a[0], a[1]), v_max(a[2], a[3])));
     if (*m > largest) largest = *m; /* a NaN stays */
     if (largest == -INFINITY) {
@@ -111,7 +113,8 @@ INLINE void values(float *o, const float *p, const float *factor, const float *v
 }
 
 /* Queries from..to-1 of a block against one page of keys and values, (P, width) each. */
-INLINE void page_queries(struct block *b, const float *k, const float *v, int from, int to, float scale, const int width)
+INLINE void page_queries(struct block *b, const float *k, const float *v, int from, int to, const struct attn *a,
+                         const int width)
 {
     float s[SCORES * P] __attribute__((aligned(64))), factor[SCORES];
     for (int first = from; first < to; first += SCORES) {
@@ -122,7 +125,8 @@ INLINE void page_queries(struct block *b, const float *k, const float *v, int fr
             i += 3;
         }
         for (; i < n; i++) scores(s + i * P, b->q + (first + i) * width, k, width, 1);
-        for (i = 0; i < n; i++) factor[i] = soften(s + i * P, b->m + first + i, b->d + first + i, scale, b->seen[first + i]);
+        for (i = 0; i < n; i++)
+            factor[i] = soften(s + i * P, b->m + first + i, b->d + first + i, a->scale, a->cap, b->seen[first + i]);
         for (i = 0; i < n;) {
             int run = 0;
             float *o = b->o + (first + i) * width;
@@ -141,17 +145,17 @@ INLINE void page_queries(struct block *b, const float *k, const float *v, int fr
     }
 }
 
-static void page_64(struct block *b, const float *k, const float *v, int from, int to, float scale)
+static void page_64(struct block *b, const float *k, const float *v, int from, int to, const struct attn *a)
 {
-    page_queries(b, k, v, from, to, scale, 64);
+    page_queries(b, k, v, from, to, a, 64);
 }
-static void page_128(struct block *b, const float *k, const float *v, int from, int to, float scale)
+static void page_128(struct block *b, const float *k, const float *v, int from, int to, const struct attn *a)
 {
-    page_queries(b, k, v, from, to, scale, 128);
+    page_queries(b, k, v, from, to, a, 128);
 }
-static void page_any(struct block *b, const float *k, const float *v, int from, int to, float scale, int width)
+static void page_any(struct block *b, const float *k, const float *v, int from, int to, const struct attn *a, int width)
 {
-    page_queries(b, k, v, from, to, scale, width);
+    page_queries(b, k, v, from, to, a, width);
 }
 
 /* ---- blocks of rows ---- */
@@ -177,6 +181,23 @@ static const float *widened(float *to, const void *from, int g, const struct att
     return to;
 }
 
+/* The first and one behind the last page that a row's query sees. */
+static int page_first(const struct attend_job *j, int row)
+{
+    return (int)(cpu_window_start(j->pos[row], j->a->window) / P);
+}
+
+static int page_end(const struct attend_job *j, int row)
+{
+    return j->pos[row] / P + 1;
+}
+
+/* The page p of a row, or NULL when its query does not see it. */
+static const struct kv_page *page_of(const struct attend_job *j, int row, int p)
+{
+    return p >= page_first(j, row) && p < page_end(j, row) ? j->pages[row][p] : NULL;
+}
+
 /* Rows b0..b1-1 of a block that begins with row `base`, all with this page, the index-th of each; n query heads of each. */
 static void block_page(const struct attend_job *j, struct block *b, const struct kv_page *page, int g, int index, int base,
                        int b0, int b1, int n)
@@ -184,15 +205,15 @@ static void block_page(const struct attend_job *j, struct block *b, const struct
     const int width = padded(j->a->E), from = (b0 - base) * n, to = (b1 - base) * n;
     const float *k = widened(b->k, page->k, g, j->a), *v = widened(b->v, page->v, g, j->a);
     for (int row = b0, i = from; row < b1; row++) {
-        uint64_t seen = cpu_seen(page, g, (long)j->pos[row] - (long)index * P);
+        uint64_t seen = cpu_seen(page, g, (long)j->pos[row] - (long)index * P, j->a->window);
         for (int h = 0; h < n; h++) b->seen[i++] = seen;
     }
     if (width == 64)
-        page_64(b, k, v, from, to, j->a->scale);
+        page_64(b, k, v, from, to, j->a);
     else if (width == 128)
-        page_128(b, k, v, from, to, j->a->scale);
+        page_128(b, k, v, from, to, j->a);
     else
-        page_any(b, k, v, from, to, j->a->scale, width);
+        page_any(b, k, v, from, to, j->a, width);
 }
 
 static void block_begin(const struct attend_job *j, struct block *b, int b0, int b1, int h0, int n)
@@ -227,14 +248,16 @@ static void block_end(const struct attend_job *j, const struct block *b, int b0,
 /* Rows b0..b1-1, query heads h0..h0+n-1, all of kv head g. */
 static void block_run(const struct attend_job *j, struct block *b, int g, int b0, int b1, int h0, int n)
 {
-    int pages = 0;
+    int pages = 0, first = page_first(j, b0);
     block_begin(j, b, b0, b1, h0, n);
-    for (int row = b0; row < b1; row++)
-        if (j->pos[row] / P >= pages) pages = j->pos[row] / P + 1;
-    for (int p = 0; p < pages; p++) {
+    for (int row = b0; row < b1; row++) {
+        if (page_end(j, row) > pages) pages = page_end(j, row);
+        if (page_first(j, row) < first) first = page_first(j, row);
+    }
+    for (int p = first; p < pages; p++) {
         for (int row = b0, end; row < b1; row = end) {
-            const struct kv_page *page = j->pos[row] / P >= p ? j->pages[row][p] : NULL;
-            for (end = row + 1; end < b1 && page && j->pos[end] / P >= p && j->pages[end][p] == page;) end++;
+            const struct kv_page *page = page_of(j, row, p);
+            for (end = row + 1; end < b1 && page && page_of(j, end, p) == page;) end++;
             if (page) block_page(j, b, page, g, p, b0, row, end, n);
         }
     }
@@ -248,7 +271,7 @@ static void block_run(const struct attend_job *j, struct block *b, int g, int b0
 static long pages_of(const struct attend_job *j)
 {
     long n = 0;
-    for (int b = 0; b < j->B; b++) n += j->pos[b] / P + 1;
+    for (int b = 0; b < j->B; b++) n += page_end(j, b) - page_first(j, b);
     return n;
 }
 
@@ -256,7 +279,7 @@ static long first_unit(const struct attend_job *j, long page, long pages)
 {
     long at = page / pages * pages;
     int b = 0;
-    for (; b < j->B && at < page; b++) at += j->pos[b] / P + 1;
+    for (; b < j->B && at < page; b++) at += page_end(j, b) - page_first(j, b);
     return page / pages * j->B + b;
 }
 

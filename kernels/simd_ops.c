@@ -1,5 +1,6 @@
-/* simd_ops.c: the operations on rows by themselves: embedding, norm, rotary embedding and append, swiglu, greedy choice. */
-#include "simd_vec.h"
+/* simd_ops.c: the operations on rows by themselves: embedding, norms, activations, rotary embedding and append, greedy choice.
+ */
+#include "simd_math.h"
 
 void SIMD_FN(embed)(float *x, const struct mat *table, const int *ids, int B)
 {
@@ -33,6 +34,45 @@ void SIMD_FN(rmsnorm)(float *y, const float *x, const float *w, float eps, int B
     cpu_run(norm_rows, &j, B, 1, 4.0 * B * D);
 }
 
+static void layernorm_rows(const void *job, struct cpu_part part)
+{
+    const struct layernorm_job *j = job;
+    const int D = j->D;
+    const float *w = j->w, *b = j->b;
+    for (long r = part.from; r < part.to; r++) {
+        const float *in = j->x + (size_t)r * (size_t)D;
+        float *out = j->y + (size_t)r * (size_t)D;
+        v16 lanes = v_zero(), mean, deviation;
+        int i = 0, n;
+        for (; i < D; i += 16) lanes = v_add(lanes, D - i < 16 ? v_load_n(in + i, D - i) : v_load(in + i));
+        mean = v_set1(v_sum(lanes) / (float)D);
+        lanes = v_zero();
+        for (i = 0; i + 16 <= D; i += 16) {
+            v16 c = v_sub(v_load(in + i), mean);
+            v_store(out + i, c);
+            lanes = v_fma(c, c, lanes);
+        }
+        n = D - i;
+        if (n > 0) {
+            v16 c = v_sub(v_load_n(in + i, n), mean);
+            v_store_n(out + i, c, n);
+            c = v_load_n(out + i, n); /* zeros behind the end again */
+            lanes = v_fma(c, c, lanes);
+        }
+        deviation = v_set1(sqrtf(v_sum(lanes) / (float)D + j->eps));
+        for (i = 0; i + 16 <= D; i += 16)
+            v_store(out + i, v_add(v_mul(v_div(v_load(out + i), deviation), v_load(w + i)), v_load(b + i)));
+        if (n > 0)
+            v_store_n(out + i, v_add(v_mul(v_div(v_load_n(out + i, n), deviation), v_load_n(w + i, n)), v_load_n(b + i, n)), n);
+    }
+}
+
+void SIMD_FN(layernorm)(float *y, const float *x, const float *w, const float *b, float eps, int B, int D)
+{
+    struct layernorm_job j = {y, x, w, b, eps, D};
+    cpu_run(layernorm_rows, &j, B, 1, 4.0 * B * D);
+}
+
 /* ---- swiglu ---- */
 
 INLINE v16 swiglu16(v16 gate, v16 up)
@@ -56,6 +96,70 @@ void SIMD_FN(swiglu)(float *y, const float *gate, const float *up, int B, int F)
 {
     struct swiglu_job j = {y, gate, up};
     cpu_run(swiglu_range, &j, (long)B * F, 16, 4.0 * B * F);
+}
+
+/* ---- gelu, caps, sums ---- */
+
+INLINE void gelu_range(const struct gelu_job *j, const enum gelu form, struct cpu_part part)
+{
+    const float *x = j->x, *up = j->up;
+    float *y = j->y;
+    for (long i = part.from; i < part.to; i += 16) {
+        int n = part.to - i < 16 ? (int)(part.to - i) : 16;
+        v16 a = n < 16 ? v_load_n(x + i, n) : v_load(x + i);
+        a = form == GELU_TANH ? v_gelu_tanh(a) : v_gelu(a);
+        if (up) a = v_mul(a, n < 16 ? v_load_n(up + i, n) : v_load(up + i));
+        if (n < 16)
+            v_store_n(y + i, a, n);
+        else
+            v_store(y + i, a);
+    }
+}
+static void gelu_part(const void *job, struct cpu_part part)
+{
+    const struct gelu_job *j = job;
+    if (j->form == GELU_TANH)
+        gelu_range(j, GELU_TANH, part);
+    else
+        gelu_range(j, GELU_EXACT, part);
+}
+
+void SIMD_FN(gelu)(float *y, const float *x, const float *up, enum gelu form, int B, int F)
+{
+    struct gelu_job j = {y, x, up, form};
+    cpu_run(gelu_part, &j, (long)B * F, 16, 8.0 * B * F);
+}
+
+static void softcap_range(const void *job, struct cpu_part part)
+{
+    const struct softcap_job *j = job;
+    const v16 c = v_set1(j->cap);
+    const float *x = j->x;
+    float *y = j->y;
+    long i = part.from;
+    for (; i + 16 <= part.to; i += 16) v_store(y + i, v_mul(v_tanh(v_div(v_load(x + i), c)), c));
+    if (i < part.to) {
+        int n = (int)(part.to - i);
+        v_store_n(y + i, v_mul(v_tanh(v_div(v_load_n(x + i, n), c)), c), n);
+    }
+}
+
+void SIMD_FN(softcap)(float *y, const float *x, float cap, size_t n)
+{
+    struct softcap_job j = {y, x, cap};
+    cpu_run(softcap_range, &j, (long)n, 16, 8.0 * (double)n);
+}
+
+/* Single operations on numbers by themselves: the compiler vectorises them, and a team would cost more than it gives. */
+void SIMD_FN(scale)(float *y, const float *x, float f, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = x[i] * f;
+}
+
+void SIMD_FN(add)(float *y, const float *x, int ldx, int B, int N)
+{
+    for (int b = 0; b < B; b++, y += N, x += ldx)
+        for (int i = 0; i < N; i++) y[i] += x[i];
 }
 
 /* ---- rotary embedding and append ---- */
