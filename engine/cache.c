@@ -189,37 +189,48 @@ int cache_reserve(cache *c, int more, err *e)
     return 0;
 }
 
+int cache_check_feed(const cache *c, const int *tokens, int n, err *e)
+{
+    const struct model *m = &c->en->model;
+    int i;
+    for (i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= m->V)
+            return err_set(e, ERR_INPUT, "token id %d is outside 0..%d", tokens[i], m->V - 1);
+    if (n > m->n_ctx - c->n)
+        return err_set(e, ERR_INPUT, "%d tokens do not fit into the model's context of %d", c->n + n, m->n_ctx);
+    return 0;
+}
+
+void cache_pass(cache *c, struct pass_row *rows, const int *tokens, int n, const int *want, int n_want)
+{
+    int i;
+    for (i = 0; i < n; i++) rows[i] = (struct pass_row){c, tokens[i], c->n + i};
+    forward(c->en, rows, n, want, n_want);
+    c->n += n;
+}
+
+int cache_last_pick(const engine *en, int row, struct gen_pick *last, err *e)
+{
+    const struct pick *p = &en->s.picks[row];
+    *last = (struct gen_pick){p->token, p->logprob, p->margin};
+    return p->token < 0 ? err_set(e, ERR_FAIL, "a logit behind the prompt is not a finite number") : 0;
+}
+
 int cache_feed(cache *c, const int *tokens, int n, struct gen_pick *last, err *e)
 {
     engine *en = c->en;
-    int done, i, rc = -1;
     struct pass_row *rows;
-    for (i = 0; i < n; i++)
-        if (tokens[i] < 0 || tokens[i] >= en->model.V)
-            return err_set(e, ERR_INPUT, "token id %d is outside 0..%d", tokens[i], en->model.V - 1);
-    if (n > en->model.n_ctx - c->n)
-        return err_set(e, ERR_INPUT, "%d tokens do not fit into the model's context of %d", c->n + n, en->model.n_ctx);
-    if (cache_reserve(c, n, e)) return -1;
+    int done, chunk;
+    if (cache_check_feed(c, tokens, n, e) || cache_reserve(c, n, e)) return -1;
     rows = mem_array((size_t)en->s.rows, sizeof *rows);
-    for (done = 0; done < n;) {
-        int chunk = n - done < en->s.rows ? n - done : en->s.rows, final = done + chunk == n;
-        int want = chunk - 1;
-        for (i = 0; i < chunk; i++) rows[i] = (struct pass_row){c, tokens[done + i], c->n + i};
-        forward(en, rows, chunk, &want, final && last ? 1 : 0);
-        c->n += chunk;
-        done += chunk;
+    for (done = 0; done < n; done += chunk) {
+        int want;
+        chunk = n - done < en->s.rows ? n - done : en->s.rows;
+        want = chunk - 1;
+        cache_pass(c, rows, tokens + done, chunk, &want, last && done + chunk == n);
     }
-    if (last) {
-        *last = (struct gen_pick){en->s.picks[0].token, en->s.picks[0].logprob, en->s.picks[0].margin};
-        if (last->token < 0) {
-            err_set(e, ERR_FAIL, "a logit behind the prompt is not a finite number");
-            goto out;
-        }
-    }
-    rc = 0;
-out:
     free(rows);
-    return rc;
+    return last ? cache_last_pick(en, 0, last, e) : 0;
 }
 
 void cache_read(const cache *c, int layer, int tensor, int first, int n, void *out)

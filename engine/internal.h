@@ -110,6 +110,20 @@ struct page *cache_own(cache *c, int layer, int page);
 void cache_pool_free(engine *en);
 size_t cache_page_elements(const engine *en); /* G * P * E */
 
+/* What every feeding of tokens checks first: ids, and room in the context. */
+int cache_check_feed(const cache *c, const int *tokens, int n, err *e);
+/* One pass over c's next n tokens, n <= scratch rows; reserved and checked before. rows: (n) room. */
+void cache_pass(cache *c, struct pass_row *rows, const int *tokens, int n, const int *want, int n_want);
+/* The pick of a wanted row of the last pass; an error when a logit was not finite. */
+int cache_last_pick(const engine *en, int row, struct gen_pick *last, err *e);
+
+/* ---- edit.c ---- */
+/* Applies the edit to elements first..first+n-1 of a site's vector x, for its l-th layer and i-th position. At K and V, these
+   are one head. Everything was checked before. */
+void edit_apply(const engine *en, const struct edit *ed, int l, int site, int i, int first, int n, float *x);
+int edit_check_list(const int *list, int n, int first, int end, const char *what, err *e);
+int edit_check_donor(const engine *en, const struct edit *ed, err *e);
+
 /* ---- forward.c ---- */
 int scratch_init(engine *en, int rows, err *e);
 void scratch_free(engine *en);
