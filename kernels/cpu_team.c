@@ -16,8 +16,10 @@
 
 enum {
     TEAM_MAX = 256,
-    SPINS = 1000,        /* of 40 to 140 cycles each */
-    WORK_OF_TEAM = 32768 /* multiply-adds below which a thread is faster alone than a team wakes */
+    SPINS = 1000,            /* of 40 to 140 cycles each */
+    WORK_OF_TEAM = 32768,    /* multiply-adds below which a thread is faster alone than a team wakes */
+    WORK_OF_PARTS = 1 << 20, /* and below which the threads' shares are not cut further */
+    PARTS = 4                /* parts per thread */
 };
 
 /* A number that one thread waits for. */
@@ -37,7 +39,8 @@ static struct {
     cpu_part_fn *f;
     const void *job;
     long n, unit;
-    int T;
+    int parts;       /* more than threads where there is enough to do: who is slowed down takes fewer */
+    atomic_int next; /* the part that nobody has yet */
 } team = {.busy = PTHREAD_MUTEX_INITIALIZER};
 
 /* ---- waiting ---- */
@@ -86,13 +89,18 @@ static struct cpu_part cut(long n, long unit, int t, int T)
     return p;
 }
 
+/* Parts one after the other until none is left. Which thread has which part changes nothing but the time. */
+static void take_parts(void)
+{
+    for (int i; (i = atomic_fetch_add(&team.next, 1)) < team.parts;) team.f(team.job, cut(team.n, team.unit, i, team.parts));
+}
+
 static void *worker(void *order)
 {
     struct gate *g = order;
-    int t = (int)(g - team.order);
     for (unsigned next = 1;; next++) {
         gate_wait(g, next);
-        team.f(team.job, cut(team.n, team.unit, t, team.T));
+        take_parts();
         gate_add(&team.left, (unsigned)-1);
     }
     return NULL;
@@ -132,10 +140,11 @@ void cpu_run(cpu_part_fn *f, const void *job, long n, long unit, double work)
     team.job = job;
     team.n = n;
     team.unit = unit;
-    team.T = T;
+    team.parts = work < WORK_OF_PARTS ? T : T * PARTS;
+    atomic_store(&team.next, 0);
     atomic_store(&team.left.value, (unsigned)(T - 1));
     for (int t = 1; t < T; t++) gate_add(&team.order[t], 1);
-    f(job, cut(n, unit, 0, T));
+    take_parts();
     gate_wait(&team.left, 0);
     pthread_mutex_unlock(&team.busy);
 }

@@ -298,7 +298,7 @@ int db_open(sqlite3 **out, const char *path, err *e)
     if (!r) r = exec(db, network ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL", e);
     if (!r)
         r = exec(db,
-                 "PRAGMA cache_size=-65536; PRAGMA journal_size_limit=268435456; PRAGMA wal_autocheckpoint=4000;"
+                 "PRAGMA cache_size=-16384; PRAGMA journal_size_limit=268435456; PRAGMA wal_autocheckpoint=4000;"
                  "PRAGMA temp_store=MEMORY; PRAGMA secure_delete=OFF",
                  e);
     if (r) {
@@ -350,7 +350,7 @@ int db_open_read(sqlite3 **out, const char *path, err *e)
         r = check(db, path, &why);
     }
     if (r == 1) r = err_set(&why, ERR_DB, "%s is not a kvrun database: it is empty", path);
-    if (!r) r = exec(db, "PRAGMA query_only=ON; PRAGMA cache_size=-65536; PRAGMA temp_store=MEMORY", &why);
+    if (!r) r = exec(db, "PRAGMA query_only=ON; PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY", &why);
     if (r) {
         sqlite3_close(db);
         return err_set(e, why.code, "%s", why.msg);

@@ -149,17 +149,19 @@ static int find_pending(struct loop *l, err *e)
     return 0;
 }
 
-/* Rows whose private pages fit the budget: 192 MiB keeps the default run under 500 MB beside the mapped weights. */
+/* Rows whose private pages fit the budget, which keeps the default run under 500 MB beside the mapped weights. The pages of
+   the prompt are shared, but for the one that an edit writes in each layer. */
 static int batch_rows(const struct loop *l)
 {
     const struct run *r = l->r;
-    int64_t longest = 0, bytes, budget = (int64_t)192 << 20;
+    int64_t most = 0, bytes, budget = (int64_t)256 << 20;
     int i, rows, batches;
     if (r->o->batch) return r->o->batch;
-    for (i = 0; i < r->spec->n_prompts; i++)
-        if (r->prompts[i].n_tokens > longest) longest = r->prompts[i].n_tokens;
-    longest = (longest + r->spec->decode.max_tokens + 2 * 63) / 64 * 64;
-    bytes = longest * engine_info(r->en)->kv_bytes_per_token;
+    for (i = 0; i < r->spec->n_prompts; i++) {
+        int64_t prompt = r->prompts[i].n_tokens, pages = (prompt + r->spec->decode.max_tokens + 63) / 64 - prompt / 64 + 1;
+        if (pages > most) most = pages;
+    }
+    bytes = most * 64 * engine_info(r->en)->kv_bytes_per_token;
     rows = bytes > 0 && budget / bytes < 32 ? (int)(budget / bytes) : 32;
     if (rows < 1) rows = 1;
     if (l->n_pending == 0) return rows;
