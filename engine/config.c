@@ -283,9 +283,9 @@ static int get_scales(struct config *c)
     bool scaled = true, by_layer = false;
     double scalar = m->E;
     int i;
-    if (a->caps && (get_cap(c, "attn_logit_softcapping", a->missing.score_cap, &m->score_cap) ||
-                    get_cap(c, "final_logit_softcapping", a->missing.logit_cap, &m->logit_cap)))
-        return -1;
+    if (a->logit_cap && get_cap(c, "final_logit_softcapping", a->missing.logit_cap, &m->logit_cap)) return -1;
+    if (a->score_cap && get_cap(c, "attn_logit_softcapping", a->missing.score_cap, &m->score_cap)) return -1;
+    if (a->logit_cap && !a->score_cap) get(c, "attn_logit_softcapping"); /* gemma3 has the key, and nothing reads it */
     if (a->query_scalar && get_number(c, "query_pre_attn_scalar", 1e-6, 1e9, a->missing.scalar, &scalar)) return -1;
     if (a->learned &&
         (get_bool(c, "scale_attn_weights", true, &scaled) || get_bool(c, "scale_attn_by_inverse_layer_idx", false, &by_layer)))

@@ -129,10 +129,10 @@ static int get_sizes(struct loader *l)
 /* ---- attention ---- */
 
 /* A cap: 0 for none, and what the architecture means when the key is missing. */
-static int get_cap(struct loader *l, const char *name, double missing, float *out)
+static int get_cap(struct loader *l, bool may, const char *name, double missing, float *out)
 {
     double cap = missing;
-    if (!l->arch->caps) return refuse(l, name, 0);
+    if (!may) return refuse(l, name, 0);
     if (has(l, name) && get_number(l, name, 0, 1e6, &cap)) return -1;
     *out = (float)cap;
     return 0;
@@ -170,8 +170,8 @@ static int get_attention(struct loader *l)
         if (gguf_bool(l->g, key_of(key, l, "use_parallel_residual"), &parallel, l->e)) return -1;
         m->parallel = parallel;
     }
-    if (get_cap(l, "attn_logit_softcapping", l->arch->missing.score_cap, &m->score_cap) ||
-        get_cap(l, "final_logit_softcapping", l->arch->missing.logit_cap, &m->logit_cap))
+    if (get_cap(l, l->arch->score_cap, "attn_logit_softcapping", l->arch->missing.score_cap, &m->score_cap) ||
+        get_cap(l, l->arch->logit_cap, "final_logit_softcapping", l->arch->missing.logit_cap, &m->logit_cap))
         return -1;
     if (l->arch->query_scalar && m->n_layer == l->arch->gguf_wide_layers)
         for (i = 0; i < m->n_layer; i++) m->layers[i].scale = 1.0f / sqrtf((float)m->D / (float)m->H);

@@ -74,11 +74,11 @@ struct arch {
     bool fused_qkv, fused_gate_up;
     enum bias qkv_bias, o_bias, ffn_bias;
     enum qk_norm qk_norm;
-    bool embed_scaled; /* by sqrt(D) */
-    bool caps;         /* of scores and logits may be set */
-    bool query_scalar; /* scores are scaled by query_pre_attn_scalar^-0.5, not E^-0.5 */
-    bool partial;      /* rotary of a part of a head */
-    bool two_ropes;    /* layers with a window have frequencies of their own */
+    bool embed_scaled;         /* by sqrt(D) */
+    bool logit_cap, score_cap; /* may be set */
+    bool query_scalar;         /* scores are scaled by query_pre_attn_scalar^-0.5, not E^-0.5 */
+    bool partial;              /* rotary of a part of a head */
+    bool two_ropes;            /* layers with a window have frequencies of their own */
     enum windows windows;
     /* What a file means that leaves the key out. */
     struct {
