@@ -9,6 +9,7 @@
 #include "../kernels/kernels.h"
 #include "chat.h"
 #include "engine.h"
+#include "info.h"
 #include "model.h"
 #include "tokenizer.h"
 
@@ -55,11 +56,13 @@ struct engine {
     struct model model;
     tokenizer *tok;
     chat *chat;
-    err chat_error; /* why the model's own template could not be compiled */
+    err chat_error;       /* why the template could not be compiled */
+    int year, month, day; /* for the template */
     const struct kernels *k;
     struct attn attn;
     struct scratch s;
     struct engine_info info;
+    struct info_own info_own;
     char numerics[64];
     char *path;
 
