@@ -39,34 +39,17 @@ static int open_chat(engine *en, const struct engine_opts *o, err *e)
     if (o->chat_template) {
         s.p = o->chat_template;
         s.n = strlen(s.p);
+    } else if (en->folder_template) {
+        s.p = en->folder_template;
+        s.n = strlen(s.p);
     } else if (en->file && gguf_has(en->file, "tokenizer.chat_template")) {
         if (gguf_string(en->file, "tokenizer.chat_template", &s, e)) return -1;
     } else {
         return 0;
     }
     /* A template that cannot be compiled matters only to a spec with `chat`; engine_chat tells the reason then. */
-    if (chat_compile(&en->chat, s.p, s.n, &en->chat_error)) {
-        err_in(&en->chat_error, "chat template");
-        if (o->chat_template) return err_set(e, en->chat_error.code, "%s", en->chat_error.msg);
-    }
+    if (chat_compile(&en->chat, s.p, s.n, &en->chat_error)) en->info.chat_error = en->chat_error.msg;
     return 0;
-}
-
-/* The digest of the digests of config.json and of each weight file, in the order of the files' names. */
-static void describe_folder(engine *en)
-{
-    int f, n = en->weights ? safetensors_n_files(en->weights) : 0;
-    uint8_t *digests = mem_array((size_t)n + 1, SHA256_DIGEST_LENGTH);
-    size_t bytes;
-    SHA256(en->config, en->config_bytes, digests);
-    en->info.file_bytes = (int64_t)en->config_bytes;
-    for (f = 0; f < n; f++) {
-        const void *all = safetensors_bytes(en->weights, f, &bytes);
-        SHA256(all, bytes, digests + (size_t)(f + 1) * SHA256_DIGEST_LENGTH);
-        en->info.file_bytes += (int64_t)bytes;
-    }
-    SHA256(digests, (size_t)(n + 1) * SHA256_DIGEST_LENGTH, en->info.sha256);
-    free(digests);
 }
 
 static void describe(engine *en, const struct engine_opts *o)
@@ -79,7 +62,7 @@ static void describe(engine *en, const struct engine_opts *o)
         SHA256(all, bytes, i->sha256);
         i->file_bytes = (int64_t)bytes;
     } else {
-        describe_folder(en);
+        folder_describe(en);
     }
     i->path = en->path;
     i->format = en->file ? "gguf" : "safetensors";
@@ -102,6 +85,11 @@ static void describe(engine *en, const struct engine_opts *o)
     i->bos = i->eos = -1;
     i->tokenizer_kind = "none";
     i->has_chat_template = en->chat != NULL;
+    info_weights(i, &en->info_own, en->file);
+    if (o->vocab_only) {
+        info_metadata(i, &en->info_own, en->file);
+        i->weight_dtype = i->n_weights ? i->weights[0].type : "none";
+    }
     if (!en->tok) return;
     i->tokenizer_kind = tokenizer_kind(en->tok);
     tokenizer_sha256(en->tok, i->tokenizer_sha256);
@@ -109,32 +97,7 @@ static void describe(engine *en, const struct engine_opts *o)
     i->eos = tokenizer_eos(en->tok);
     i->add_bos = tokenizer_add_bos(en->tok);
     i->stop = tokenizer_stop(en->tok, &i->n_stop);
-    if (o->vocab_only) i->n_vocab = tokenizer_n_vocab(en->tok);
-}
-
-/* The tokenizer of a folder, and its chat template: en->tok and en->chat stay NULL until tokenizer.json is read. */
-static int open_folder_text(engine *en, err *e)
-{
-    (void)en;
-    (void)e;
-    return 0;
-}
-
-static int open_folder(engine *en, const struct engine_opts *o, err *e)
-{
-    const char *end = o->path + strlen(o->path), *name;
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s/config.json", o->path) >= (int)sizeof path)
-        return err_set(e, ERR_ENV, "the path is too long");
-    if (map_file(&en->config, &en->config_bytes, path, e)) return err_in(e, "config.json");
-    if (open_folder_text(en, e)) return err_in(e, "tokenizer");
-    if (o->vocab_only) return 0;
-    if (safetensors_open(&en->weights, o->path, e)) return -1;
-    if (model_load_folder(&en->model, en->config, en->config_bytes, en->weights, e)) return -1;
-    while (end > o->path && end[-1] == '/') end--;
-    for (name = end; name > o->path && name[-1] != '/'; name--) continue;
-    model_text(en->model.name, sizeof en->model.name, name, (size_t)(end - name));
-    return 0;
+    if (i->n_vocab == 0) i->n_vocab = tokenizer_n_vocab(en->tok);
 }
 
 static int open_gguf(engine *en, const struct engine_opts *o, err *e)
@@ -149,8 +112,11 @@ static int engine_load(engine *en, const struct engine_opts *o, err *e)
     int rows = o->max_rows > 0 ? o->max_rows : 256;
     const struct model *m = &en->model;
     struct stat st;
+    en->year = o->year;
+    en->month = o->month;
+    en->day = o->day;
     if (choose_kernels(en, o, e)) return -1;
-    if (stat(o->path, &st) == 0 && S_ISDIR(st.st_mode) ? open_folder(en, o, e) : open_gguf(en, o, e)) return -1;
+    if (stat(o->path, &st) == 0 && S_ISDIR(st.st_mode) ? folder_open(en, o, e) : open_gguf(en, o, e)) return -1;
     if (open_chat(en, o, e)) return -1;
     if (!o->vocab_only) {
         if (en->tok && tokenizer_n_vocab(en->tok) > m->V)
@@ -183,6 +149,7 @@ void engine_free(engine *en)
     scratch_free(en);
     forward_tap(en, NULL);
     chat_free(en->chat);
+    free(en->folder_template);
     tokenizer_free(en->tok);
     model_clear(&en->model);
     gguf_close(en->file);
@@ -229,12 +196,15 @@ int engine_chat(const engine *en, const struct chat_msg *msgs, int n, bool add_g
     struct chat_env env = {0};
     char *bos, *eos;
     int rc;
-    if (en->chat_error.code) return err_set(e, ERR_INPUT, "%s", en->chat_error.msg);
+    if (en->chat_error.code) return err_set(e, ERR_INPUT, "chat template: %s", en->chat_error.msg);
     if (!en->chat) return err_set(e, ERR_INPUT, "the model has no chat template; give the prompt as `text`");
     bos = special_text(en, en->info.bos);
     eos = special_text(en, en->info.eos);
     env.bos_token = bos;
     env.eos_token = eos;
+    env.year = en->year;
+    env.month = en->month;
+    env.day = en->day;
     env.add_generation_prompt = add_generation_prompt;
     rc = chat_render(en->chat, &env, msgs, n, out, e);
     free(bos);

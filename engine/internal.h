@@ -9,6 +9,7 @@
 #include "../kernels/kernels.h"
 #include "chat.h"
 #include "engine.h"
+#include "info.h"
 #include "model.h"
 #include "tokenizer.h"
 
@@ -84,10 +85,12 @@ struct engine {
     safetensors *weights; /* of a folder, with its config.json */
     const void *config;
     size_t config_bytes;
+    char *folder_template; /* the chat template a folder has beside its config; NULL: none */
     struct model model;
     tokenizer *tok;
     chat *chat;
-    err chat_error; /* why the model's own template could not be compiled */
+    err chat_error;       /* why the template could not be compiled */
+    int year, month, day; /* for the template */
     const struct kernels *k;
     struct attn attn; /* without what differs between layers */
     struct scratch s;
@@ -95,12 +98,19 @@ struct engine {
     float *tap_x;              /* (rows, widest) on the host, while there is a tap */
     struct pass_row *tap_rows; /* (LOGIT_ROWS) */
     struct engine_info info;
+    struct info_own info_own;
     char numerics[64];
     char *path;
 
     pthread_mutex_t pool_lock;
     struct page *pool;
 };
+
+/* ---- folder.c: Hugging Face folders ---- */
+/* Opens config.json, the weights (not with vocab_only), the tokenizer and chat template where there are any. */
+int folder_open(engine *en, const struct engine_opts *o, err *e);
+/* Size and hash of the files that decide results, into the engine's info. */
+void folder_describe(engine *en);
 
 /* ---- cache.c ---- */
 /* Makes pages len..len+more-1 present, zero and private in every layer, so that a pass can append without failing. */

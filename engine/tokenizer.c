@@ -265,6 +265,23 @@ int tokenizer_finish(tokenizer *t, const int *end, int n_end, const char *source
     return set_sha256(t, source, n_source, e);
 }
 
+int tokenizer_set_ids(tokenizer *t, int bos, const int *eos, int n_eos, err *e)
+{
+    uint8_t before[sizeof t->sha256];
+    int i;
+    if (bos >= t->vocab.n) return err_set(e, ERR_ENV, "bos id %d is outside 0..%d", bos, t->vocab.n - 1);
+    for (i = 0; i < n_eos; i++)
+        if (eos[i] < 0 || eos[i] >= t->vocab.n)
+            return err_set(e, ERR_ENV, "eos id %d is outside 0..%d", eos[i], t->vocab.n - 1);
+    if (t->bos < 0) t->bos = bos;
+    if (t->eos < 0 && n_eos) t->eos = eos[0];
+    memcpy(before, t->sha256, sizeof before);
+    free(t->stop);
+    t->n_stop = 0;
+    set_stop(t, eos, n_eos);
+    return set_sha256(t, (const char *)before, sizeof before, e);
+}
+
 int tokenizer_load(tokenizer **out, const gguf *g, err *e)
 {
     static const struct {

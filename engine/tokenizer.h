@@ -22,6 +22,8 @@ int tokenizer_load(tokenizer **out, const gguf *g, err *e);
 /* The same from the n bytes of a tokenizer.json (the `tokenizers` library): BPE and Unigram. What it asks for and this file
    does not do is an error that names it. Such a file knows no eos; stop ids are control tokens known by their names. */
 int tokenizer_load_json(tokenizer **out, const char *json, size_t n, err *e);
+/* What a tokenizer.json does not say and the model's config does: bos (-1: none) unless it is known, eos and stop ids. */
+int tokenizer_set_ids(tokenizer *t, int bos, const int *eos, int n_eos, err *e);
 void tokenizer_free(tokenizer *t); /* NULL is fine */
 
 int tokenizer_encode(const tokenizer *t, const char *text, size_t n, unsigned flags /* enum tokenize_flags */,
