@@ -85,9 +85,12 @@ static void describe(engine *en, const struct engine_opts *o)
     i->bos = i->eos = -1;
     i->tokenizer_kind = "none";
     i->has_chat_template = en->chat != NULL;
-    info_weights(i, &en->info_own, en->file);
+    if (en->file)
+        info_weights(i, &en->info_own, en->file);
+    else
+        info_folder(i, &en->info_own, en->config, en->config_bytes, en->weights);
     if (o->vocab_only) {
-        info_metadata(i, &en->info_own, en->file);
+        if (en->file) info_metadata(i, &en->info_own, en->file);
         i->weight_dtype = i->n_weights ? i->weights[0].type : "none";
     }
     if (!en->tok) return;

@@ -1,6 +1,8 @@
 /* info.c: see info.h. Metadata names: ggml's docs/gguf.md. */
 #include "info.h"
 
+#include <jansson.h>
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,22 +66,60 @@ static void describe_scaling(struct info_own *own, const gguf *g)
         snprintf(own->rope_scaling, sizeof own->rope_scaling, "%s %g", *type ? type : "linear", factor);
 }
 
-void info_weights(struct engine_info *i, struct info_own *own, const gguf *g)
+/* One tensor more of its type. */
+static void count_tensor(struct info_own *own, int *n, const char *type, const uint64_t *dims, int n_dims, size_t bytes)
 {
-    int k, d, n = 0;
-    for (k = 0; k < gguf_n_tensors(g); k++) {
-        const struct gguf_tensor *t = gguf_tensor_at(g, k);
-        struct engine_weights *w = of_type(own, &n, t->type_name);
-        int64_t elements = 1;
-        if (!w) continue;
-        for (d = 0; d < t->n_dims; d++) elements *= (int64_t)t->dims[d];
-        w->n_tensors++;
-        w->elements += elements;
-        w->bytes += (int64_t)t->bytes;
-    }
+    struct engine_weights *w = of_type(own, n, type);
+    int64_t elements = 1;
+    int d;
+    if (!w) return;
+    for (d = 0; d < n_dims; d++) elements *= (int64_t)dims[d];
+    w->n_tensors++;
+    w->elements += elements;
+    w->bytes += (int64_t)bytes;
+}
+
+static void give_weights(struct engine_info *i, struct info_own *own, int n)
+{
     qsort(own->weights, (size_t)n, sizeof *own->weights, more_bytes_first);
     i->weights = own->weights;
     i->n_weights = n;
+}
+
+/* The string of a key of a JSON object, printable, or "". */
+static void get_json_text(const json_t *object, const char *key, char *out, size_t cap)
+{
+    const json_t *v = json_object_get(object, key);
+    copy_text(out, cap, (struct gguf_str){json_is_string(v) ? json_string_value(v) : "", json_string_length(v)});
+}
+
+void info_folder(struct engine_info *i, struct info_own *own, const void *config, size_t bytes, const safetensors *s)
+{
+    json_t *root = json_loadb(config, bytes, 0, NULL), *rope = json_object_get(root, "rope_scaling");
+    int k, n = 0;
+    for (k = 0; s && k < safetensors_n(s); k++) {
+        const struct safetensor *t = safetensors_at(s, k);
+        count_tensor(own, &n, t->type < DTYPE_COUNT ? dtype_name(t->type) : t->type_name, t->dims, t->n_dims, t->bytes);
+    }
+    give_weights(i, own, n);
+    if (!json_is_object(rope)) rope = json_object_get(root, "rope_parameters");
+    get_json_text(rope, json_object_get(rope, "rope_type") ? "rope_type" : "type", own->rope_scaling, sizeof own->rope_scaling);
+    if (!*own->rope_scaling || strcmp(own->rope_scaling, "default") == 0)
+        snprintf(own->rope_scaling, sizeof own->rope_scaling, "none");
+    i->rope_scaling = own->rope_scaling;
+    get_json_text(root, "model_type", own->arch, sizeof own->arch);
+    if (!*i->arch) i->arch = own->arch;
+    json_decref(root);
+}
+
+void info_weights(struct engine_info *i, struct info_own *own, const gguf *g)
+{
+    int k, n = 0;
+    for (k = 0; k < gguf_n_tensors(g); k++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, k);
+        count_tensor(own, &n, t->type_name, t->dims, t->n_dims, t->bytes);
+    }
+    give_weights(i, own, n);
     describe_scaling(own, g);
     i->rope_scaling = own->rope_scaling;
 }

@@ -8,6 +8,7 @@
 
 #include "engine.h"
 #include "gguf.h"
+#include "safetensors.h"
 
 enum { INFO_TYPES = 64 }; /* more than there are types of tensors */
 
@@ -18,6 +19,8 @@ struct info_own {
 
 /* Fills weights, n_weights and rope_scaling of *i. */
 void info_weights(struct engine_info *i, struct info_own *own, const gguf *g);
+/* The same of a folder, from its config.json and its weights (NULL: not opened); the architecture too where it is missing. */
+void info_folder(struct engine_info *i, struct info_own *own, const void *config, size_t n, const safetensors *s);
 /* For a file opened for its vocabulary alone: architecture, name and sizes as the metadata give them. What they do not give,
    or give beyond reason, stays as it is in *i. Nothing is computed with these numbers. */
 void info_metadata(struct engine_info *i, struct info_own *own, const gguf *g);
