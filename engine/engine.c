@@ -45,10 +45,7 @@ static int open_chat(engine *en, const struct engine_opts *o, err *e)
         return 0;
     }
     /* A template that cannot be compiled matters only to a spec with `chat`; engine_chat tells the reason then. */
-    if (chat_compile(&en->chat, s.p, s.n, &en->chat_error)) {
-        err_in(&en->chat_error, "chat template");
-        if (o->chat_template) return err_set(e, en->chat_error.code, "%s", en->chat_error.msg);
-    }
+    if (chat_compile(&en->chat, s.p, s.n, &en->chat_error)) en->info.chat_error = en->chat_error.msg;
     return 0;
 }
 
@@ -102,6 +99,11 @@ static void describe(engine *en, const struct engine_opts *o)
     i->bos = i->eos = -1;
     i->tokenizer_kind = "none";
     i->has_chat_template = en->chat != NULL;
+    if (en->file) info_weights(i, &en->info_own, en->file);
+    if (o->vocab_only && en->file) {
+        info_metadata(i, &en->info_own, en->file);
+        i->weight_dtype = i->n_weights ? i->weights[0].type : "none";
+    }
     if (!en->tok) return;
     i->tokenizer_kind = tokenizer_kind(en->tok);
     tokenizer_sha256(en->tok, i->tokenizer_sha256);
@@ -109,7 +111,7 @@ static void describe(engine *en, const struct engine_opts *o)
     i->eos = tokenizer_eos(en->tok);
     i->add_bos = tokenizer_add_bos(en->tok);
     i->stop = tokenizer_stop(en->tok, &i->n_stop);
-    if (o->vocab_only) i->n_vocab = tokenizer_n_vocab(en->tok);
+    if (i->n_vocab == 0) i->n_vocab = tokenizer_n_vocab(en->tok);
 }
 
 /* The tokenizer of a folder, and its chat template: en->tok and en->chat stay NULL until tokenizer.json is read. */
@@ -149,6 +151,9 @@ static int engine_load(engine *en, const struct engine_opts *o, err *e)
     int rows = o->max_rows > 0 ? o->max_rows : 256;
     const struct model *m = &en->model;
     struct stat st;
+    en->year = o->year;
+    en->month = o->month;
+    en->day = o->day;
     if (choose_kernels(en, o, e)) return -1;
     if (stat(o->path, &st) == 0 && S_ISDIR(st.st_mode) ? open_folder(en, o, e) : open_gguf(en, o, e)) return -1;
     if (open_chat(en, o, e)) return -1;
@@ -229,12 +234,15 @@ int engine_chat(const engine *en, const struct chat_msg *msgs, int n, bool add_g
     struct chat_env env = {0};
     char *bos, *eos;
     int rc;
-    if (en->chat_error.code) return err_set(e, ERR_INPUT, "%s", en->chat_error.msg);
+    if (en->chat_error.code) return err_set(e, ERR_INPUT, "chat template: %s", en->chat_error.msg);
     if (!en->chat) return err_set(e, ERR_INPUT, "the model has no chat template; give the prompt as `text`");
     bos = special_text(en, en->info.bos);
     eos = special_text(en, en->info.eos);
     env.bos_token = bos;
     env.eos_token = eos;
+    env.year = en->year;
+    env.month = en->month;
+    env.day = en->day;
     env.add_generation_prompt = add_generation_prompt;
     rc = chat_render(en->chat, &env, msgs, n, out, e);
     free(bos);

@@ -40,21 +40,32 @@ struct engine_opts {
     const char *path;          /* GGUF file, or Hugging Face folder with config.json and safetensors */
     const char *isa;           /* NULL: best of this processor; "scalar", "avx2", "avx512" */
     const char *chat_template; /* NULL: the model's own; else Jinja source */
+    int year, month, day;      /* the date strftime_now tells a chat template; 0: 2024-07-26 */
     enum kv_type kv;
     int threads;     /* < 1: one per processor (OMP_NUM_THREADS counts) */
     int max_rows;    /* rows of one pass; scratch is sized by it once. 0: 256. Results do not depend on it */
     bool vocab_only; /* tokenizer and metadata only; no tensors are needed, nothing can be computed */
 };
 
+/* The tensors of one type. */
+struct engine_weights {
+    const char *type; /* "q4_1"; also types that nothing computes with */
+    int n_tensors;
+    int64_t elements, bytes;
+};
+
 struct engine_info {
     const char *arch, *name, *format, *path;
-    const char *weight_dtype; /* the type most weight bytes have: "q4_1" */
-    const char *isa;          /* "avx512", "avx2", "scalar" */
-    const char *kv_dtype;     /* "f32", "f16", "bf16" */
-    const char *numerics;     /* what may change a bit: "n1:cpu:kv-f32" */
+    const char *weight_dtype;             /* the type most weight bytes have: "q4_1" */
+    const struct engine_weights *weights; /* (n_weights) by type, most bytes first; none: the file is a vocabulary alone */
+    int n_weights;
+    const char *isa;      /* "avx512", "avx2", "scalar" */
+    const char *kv_dtype; /* "f32", "f16", "bf16" */
+    const char *numerics; /* what may change a bit: "n1:cpu:kv-f32" */
     int threads;
     int n_layer, n_head, n_kv_head, head_dim, n_embd, n_ff, n_vocab, n_ctx_train;
     double rope_base;
+    const char *rope_scaling; /* "none", "linear 8", "llama3" */
     int64_t file_bytes;
     int64_t kv_bytes_per_token; /* all layers, K and V */
     uint8_t sha256[32];         /* of the model file; of a folder: over the digests of config.json and its weight files */
@@ -65,9 +76,12 @@ struct engine_info {
     int n_stop;
     bool add_bos; /* what the tokenizer says about plain text */
     bool has_chat_template;
+    const char *chat_error; /* why the chat template cannot be used; NULL: it can, or there is none */
 };
 
-/* Opens and checks everything; computes nothing. *out only on success. Missing or broken file: ERR_ENV. */
+/* Opens and checks everything; computes nothing. *out only on success. Missing or broken file: ERR_ENV. With vocab_only the
+   sizes of the model are what the metadata say, 0 where they say nothing. A chat template that cannot be compiled is no
+   failure here, since it matters only to who renders a chat: see engine_info.chat_error. */
 int engine_open(engine **out, const struct engine_opts *o, err *e);
 void engine_free(engine *en);                            /* NULL is fine */
 const struct engine_info *engine_info(const engine *en); /* lives as long as the engine */

@@ -9,6 +9,7 @@
 #include "../kernels/kernels.h"
 #include "chat.h"
 #include "engine.h"
+#include "info.h"
 #include "model.h"
 #include "tokenizer.h"
 
@@ -87,7 +88,8 @@ struct engine {
     struct model model;
     tokenizer *tok;
     chat *chat;
-    err chat_error; /* why the model's own template could not be compiled */
+    err chat_error;       /* why the template could not be compiled */
+    int year, month, day; /* for the template */
     const struct kernels *k;
     struct attn attn; /* without what differs between layers */
     struct scratch s;
@@ -95,6 +97,7 @@ struct engine {
     float *tap_x;              /* (rows, widest) on the host, while there is a tap */
     struct pass_row *tap_rows; /* (LOGIT_ROWS) */
     struct engine_info info;
+    struct info_own info_own;
     char numerics[64];
     char *path;
 

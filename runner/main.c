@@ -1,5 +1,6 @@
 /* main.c: options to a command, and the only exit. */
 #include "environment.h"
+#include "model_info.h"
 #include "options.h"
 #include "query.h"
 #include "run.h"
@@ -101,6 +102,19 @@ static int command_sql(const struct options *o, const char *db, err *e)
     return rc ? e->code : 0;
 }
 
+static int command_model(const struct options *o, err *e)
+{
+    struct buf b = {0};
+    engine *en;
+    if (model_info_open(&en, o->args[0], e)) return e->code;
+    if (o->json)
+        model_info_json(en, &b);
+    else
+        model_info_text(en, &b);
+    engine_free(en);
+    return print(&b);
+}
+
 static int command_version(const struct options *o)
 {
     struct buf b = {0};
@@ -118,6 +132,7 @@ static int run_command(const struct options *o, int argc, char **argv, err *e)
     switch (o->command) {
     case COMMAND_HELP: return command_help(o, e);
     case COMMAND_VERSION: return command_version(o);
+    case COMMAND_MODEL: return command_model(o, e);
     case COMMAND_SQL: return command_sql(o, db, e);
     case COMMAND_SHOW: return query_show(db, o->experiment, o->args[0], stdout, e) ? e->code : 0;
     case COMMAND_EXPORT: return query_export(db, o->experiment, o->label, o->moment, o->out, e) ? e->code : 0;

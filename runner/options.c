@@ -22,6 +22,9 @@ static const struct command_row commands[] = {
     {"tokens", COMMAND_TOKENS, "kvrun tokens FILE.yaml [PROMPT] [options]",
      "Prints the tokens of the prompts with their bytes, and which slot each belongs to.",
      "kvrun tokens experiments/needle_sf_ny.yaml city_sf", 1, 2},
+    {"model", COMMAND_MODEL, "kvrun model PATH [options]",
+     "Prints what a model is: architecture, sizes, types of the weights, tokenizer, SHA-256. Computes nothing.",
+     "kvrun model models/SmolLM2-135M-Instruct.Q4_1.gguf --json | python3 -m json.tool", 1, 1},
     {"sql", COMMAND_SQL, "kvrun sql [QUERY] [options]",
      "Asks the results database, read-only. Views: v_result v_token v_prompt_token v_metric v_kv v_divergence v_storage.\n"
      "QUERY - reads it from standard input.",
@@ -65,7 +68,7 @@ static const struct option_row rows[] = {
     {"progress", "HOW", 0, KIND_TEXT, AT(progress), COMMAND_RUN, 0, "auto, bar, line or none"},
     {"quiet", NULL, 'q', KIND_FLAG, AT(quiet), COMMAND_RUN, 0, "no progress, no table; errors only"},
     {"color", "WHEN", 0, KIND_TEXT, AT(color), COMMAND_RUN | COMMAND_SHOW, 0, "auto, always or never; NO_COLOR counts"},
-    {"json", NULL, 0, KIND_FLAG, AT(json), SPEC_COMMANDS | COMMAND_SQL | COMMAND_VERSION, 0,
+    {"json", NULL, 0, KIND_FLAG, AT(json), SPEC_COMMANDS | COMMAND_MODEL | COMMAND_SQL | COMMAND_VERSION, 0,
      "JSON on standard output; rows as one array of objects"},
     {"jsonl", NULL, 0, KIND_FLAG, AT(jsonl), COMMAND_SQL, 0, "one JSON object per line"},
     {"csv", NULL, 0, KIND_FLAG, AT(csv), COMMAND_SQL, 0, "comma-separated values (RFC 4180) with a header"},

@@ -21,6 +21,7 @@ enum command {
     COMMAND_EXPORT = 32,
     COMMAND_HELP = 64,
     COMMAND_VERSION = 128,
+    COMMAND_MODEL = 256,
 };
 
 enum { OPTIONS_ARGS = 3 };
