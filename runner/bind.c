@@ -272,10 +272,16 @@ static int check_model(const struct engine_info *info, const struct prompt *p, s
         diag_help(d, "help: give the prompt as ids, tokens: [..]");
         return -1;
     }
+    if (p->kind == PROMPT_CHAT && info->chat_error) {
+        diag_add(d, DIAG_ERROR, "E305", p->at, width, "prompt '%s' is a chat, and the model's chat template cannot be used: %s",
+                 p->name, info->chat_error);
+        diag_help(d, "help: model: { chat_template: FILE } names another one; or write what the model should see with text:");
+        return -1;
+    }
     if (p->kind == PROMPT_CHAT && !info->has_chat_template) {
         diag_add(d, DIAG_ERROR, "E305", p->at, width, "prompt '%s' is a chat, but the model %s has no chat template", p->name,
                  model);
-        diag_help(d, "help: write what the model should see with text:");
+        diag_help(d, "help: write what the model should see with text:, or name a template: model: { chat_template: FILE }");
         return -1;
     }
     return 0;

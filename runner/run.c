@@ -46,6 +46,16 @@ static int check_pin(const struct run *r, err *e)
                    hex);
 }
 
+/* The spec's own template must be right also when no prompt is a chat: it stands there to be used. */
+static int check_template(struct run *r)
+{
+    const struct node *v = r->spec->chat_template_path;
+    const char *why = engine_info(r->en)->chat_error;
+    if (!r->spec->chat_template || !why) return 0;
+    diag_add(r->diag, DIAG_ERROR, "E219", v->at, v->width, "chat_template: '%s': %s", v->text, why);
+    return -1;
+}
+
 static int open_model(struct run *r, err *e)
 {
     struct engine_opts eo = {0};
@@ -61,8 +71,13 @@ static int open_model(struct run *r, err *e)
     eo.isa = r->o->isa;
     eo.kv = r->spec->kv;
     eo.threads = r->o->threads;
+    eo.chat_template = r->spec->chat_template;
+    eo.year = r->spec->year;
+    eo.month = r->spec->month;
+    eo.day = r->spec->day;
+    eo.vocab_only = r->o->command == COMMAND_TOKENS;
     if (engine_open(&r->en, &eo, e)) goto out;
-    rc = check_pin(r, e);
+    rc = check_pin(r, e) || check_template(r) ? -1 : 0;
 out:
     free(path);
     return rc;
@@ -75,7 +90,7 @@ int run_open(struct run *r, const struct options *o, err *e)
     r->mem = arena_new();
     if (spec_load(&r->spec, o->args[0], &r->diag, e)) return fail(r, e);
     r->db = o->db ? o->db : r->spec->db ? r->spec->db : "results.db";
-    if (open_model(r, e)) return e->code;
+    if (open_model(r, e)) return fail(r, e);
     if (bind_prompts(r->spec, r->en, r->mem, r->diag, &r->prompts, e)) return fail(r, e);
     if (o->command == COMMAND_TOKENS) return 0;
     if (job_expand(&r->jobs, r->spec, r->en, r->prompts, r->diag, e)) return fail(r, e);

@@ -2,13 +2,15 @@
 #include "spec_internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/sha.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-enum { FILE_MAX = 16 << 20, MAX_TOKENS = 1000000 };
+enum { FILE_MAX = 16 << 20, TEMPLATE_MAX = 1 << 20, MAX_TOKENS = 1000000 };
 
 /* ---- model ---- */
 
@@ -44,11 +46,77 @@ static void read_sha256(struct reader *r, struct spec *s, const struct node *v)
     s->model_sha256 = lower;
 }
 
+/* What the open file holds, in mem; NULL: said why. */
+static const char *template_text(struct reader *r, const struct node *v, int file)
+{
+    struct buf b = {0};
+    struct stat st;
+    char chunk[1 << 14];
+    const char *text = NULL;
+    ssize_t n = 0;
+    if (fstat(file, &st) || !S_ISREG(st.st_mode)) {
+        spec_wrong(r, v, "E219", "chat_template: %s is not a file", spec_shown(r, v));
+        return NULL;
+    }
+    while (b.n <= TEMPLATE_MAX && (n = read(file, chunk, sizeof chunk)) > 0) buf_add(&b, chunk, (size_t)n);
+    if (n < 0)
+        spec_wrong(r, v, "E219", "chat_template: %s cannot be read: %s", spec_shown(r, v), strerror(errno));
+    else if (b.n > TEMPLATE_MAX)
+        spec_wrong(r, v, "E219", "chat_template: %s is larger than %d MiB", spec_shown(r, v), TEMPLATE_MAX >> 20);
+    else if (b.n == 0)
+        spec_wrong(r, v, "E219", "chat_template: %s is empty", spec_shown(r, v));
+    else if (utf8_valid(b.p, b.n) < b.n || memchr(b.p, 0, b.n))
+        spec_wrong(r, v, "E219", "chat_template: %s is not a text in UTF-8", spec_shown(r, v));
+    else
+        text = arena_strndup(r->mem, b.p, b.n);
+    buf_free(&b);
+    return text;
+}
+
+static void read_chat_template(struct reader *r, struct spec *s, const struct node *v)
+{
+    const char *name, *slash = strrchr(s->path, '/');
+    int file;
+    s->chat_template_path = v;
+    if (!spec_text(r, v, "chat_template", &name)) return;
+    if (name[0] != '/' && slash) name = arena_printf(r->mem, "%.*s/%s", (int)(slash - s->path), s->path, name);
+    file = open(name, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a FIFO without a writer would block */
+    if (file < 0) {
+        spec_wrong(r, v, "E219", "chat_template: %s cannot be read: %s", spec_shown(r, v), strerror(errno));
+        spec_help(r, "help: the path of a file with a Jinja template, from the spec's own folder");
+        return;
+    }
+    s->chat_template = template_text(r, v, file);
+    close(file);
+}
+
+static void read_date(struct reader *r, struct spec *s, const struct node *v)
+{
+    static const int days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    const char *text;
+    int year, month, day;
+    bool leap;
+    if (!spec_text(r, v, "date", &text)) return;
+    if (strlen(text) == 10 && strspn(text, "0123456789-") == 10 && sscanf(text, "%4d-%2d-%2d", &year, &month, &day) == 3 &&
+        text[4] == '-' && text[7] == '-' && year >= 1 && month >= 1 && month <= 12) {
+        leap = month == 2 && ((year % 4 == 0 && year % 100 != 0) || year % 400 == 0);
+        if (day >= 1 && day <= days[month - 1] + leap) {
+            s->year = year;
+            s->month = month;
+            s->day = day;
+            return;
+        }
+    }
+    spec_wrong(r, v, "E218", "date: %s is not a day YYYY-MM-DD", spec_shown(r, v));
+    spec_help(r, "help: the day that the chat template takes for today, e.g. 2024-07-26");
+}
+
 static void read_model(struct reader *r, struct spec *s, const struct node *v)
 {
     static const char *const types[] = {"f32", "f16", "bf16", NULL};
     static const enum kv_type values[] = {KV_F32, KV_F16, KV_BF16};
-    struct field f[] = {NEEDED("path", "path: $KVRUN_MODELS/FILE.gguf"), MAY("sha256"), MAY("kv"), {0}};
+    struct field f[] = {
+        NEEDED("path", "path: $KVRUN_MODELS/FILE.gguf"), MAY("sha256"), MAY("kv"), MAY("chat_template"), MAY("date"), {0}};
     int kv;
     s->model_at = v->at;
     if (!spec_map(r, v, "model", f)) return;
@@ -57,6 +125,8 @@ static void read_model(struct reader *r, struct spec *s, const struct node *v)
         read_path(r, s, spec_field(f, "path"));
     }
     if (spec_field(f, "sha256")) read_sha256(r, s, spec_field(f, "sha256"));
+    if (spec_field(f, "chat_template")) read_chat_template(r, s, spec_field(f, "chat_template"));
+    if (spec_field(f, "date")) read_date(r, s, spec_field(f, "date"));
     kv = spec_field(f, "kv") ? spec_word(r, spec_field(f, "kv"), "kv", types, NULL) : 0;
     if (kv >= 0) s->kv = values[kv];
 }

@@ -185,6 +185,9 @@ struct spec {
     struct mark model_at;
     const char *model_sha256; /* 64 lower-case hex digits or NULL */
     struct mark model_sha256_at;
+    const char *chat_template;             /* the Jinja source that model.chat_template names, or NULL: the model's own */
+    const struct node *chat_template_path; /* as written */
+    int year, month, day;                  /* model.date; 0: not given */
     enum kv_type kv;
 
     struct prompt *prompts; /* (n_prompts) file order */
