@@ -140,6 +140,28 @@ static void wrong_specs_are_refused_in_the_expected_words(void **state)
     assert_int_equal(failed, 0);
 }
 
+static void a_chat_template_is_read_and_the_date_is_a_day(void **state)
+{
+    struct spec *s = parse_good("kvrun: 1\nexperiment: x\n"
+                                "model: { path: m.gguf, chat_template: tests/golden/gemma3-chat.jinja, date: 2024-02-29 }\n"
+                                "prompts: [{ name: a, text: Hello }]\nconditions: [{ name: baseline }]\n");
+    size_t n;
+    char *want = read_file("tests/golden/gemma3-chat.jinja", &n);
+    (void)state;
+    assert_non_null(want);
+    assert_string_equal(s->chat_template, want);
+    assert_string_equal(s->chat_template_path->text, "tests/golden/gemma3-chat.jinja");
+    assert_int_equal(s->chat_template_path->at.line, 3);
+    assert_int_equal(s->year * 10000 + s->month * 100 + s->day, 20240229);
+    free(want);
+    spec_free(s);
+    s = parse_good("kvrun: 1\nexperiment: x\nmodel: { path: m.gguf }\nprompts: [{ name: a, text: Hello }]\n"
+                   "conditions: [{ name: baseline }]\n");
+    assert_null(s->chat_template);
+    assert_int_equal(s->year, 0);
+    spec_free(s);
+}
+
 static void a_file_that_cannot_be_read_is_an_input_error(void **state)
 {
     struct spec *s = NULL;
@@ -579,6 +601,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wrong_specs_are_refused_in_the_expected_words),
+        cmocka_unit_test(a_chat_template_is_read_and_the_date_is_a_day),
         cmocka_unit_test(a_file_that_cannot_be_read_is_an_input_error),
         cmocka_unit_test(a_file_over_the_limit_is_refused),
         cmocka_unit_test(the_needle_spec_loads_without_warnings),
