@@ -179,11 +179,6 @@ const char *engine_token_bytes(const engine *en, int id, size_t *n)
     return en->tok ? tokenizer_bytes(en->tok, id, n) : NULL;
 }
 
-bool engine_token_special(const engine *en, int id)
-{
-    return en->tok && tokenizer_special(en->tok, id);
-}
-
 /* The text of a special token for the template; "" when there is none. Caller frees. */
 static char *special_text(const engine *en, int id)
 {

@@ -103,8 +103,6 @@ enum tokenize_flags { TOKENIZE_BOS = 1 /* put BOS in front */ };
 int engine_tokenize(const engine *en, const char *text, size_t n, unsigned flags, struct tokens *out, err *e);
 /* The bytes a token stands for, not always whole UTF-8 characters; NULL for a bad id or without a tokenizer. */
 const char *engine_token_bytes(const engine *en, int id, size_t *n);
-/* Whether the token is a control token (eos, <|im_start|>, ...), which stands for no text of its own. */
-bool engine_token_special(const engine *en, int id);
 
 struct chat_msg {
     const char *role, *content; /* UTF-8, NUL-terminated */

@@ -109,11 +109,6 @@ const char *engine_token_bytes(const engine *en, int id, size_t *n)
     return en->words[id];
 }
 
-bool engine_token_special(const engine *en, int id)
-{
-    return id >= 0 && id < en->n_words && strncmp(en->words[id], "<|", 2) == 0;
-}
-
 int engine_chat(const engine *en, const struct chat_msg *msgs, int n, bool add_generation_prompt, struct buf *out, err *e)
 {
     int i;
