@@ -109,14 +109,16 @@ void run_close(struct run *r)
 
 int run_plan(struct run *r, err *e)
 {
+    bool *answered = mem_array((size_t)r->jobs->n, sizeof *answered);
     struct buf b = {0};
-    int rc = 0;
-    if (r->o->json)
-        rc = plan_json(r->spec, r->en, r->jobs, NULL, &b, e);
-    else
-        plan_text(r->spec, r->en, r->jobs, NULL, &b);
+    int rc = store_peek(r->db, r->jobs, engine_info(r->en)->numerics, answered, e);
+    if (rc == 0 && r->o->json)
+        rc = plan_json(r->spec, r->en, r->jobs, answered, &b, e);
+    else if (rc == 0)
+        plan_text(r->spec, r->en, r->jobs, answered, &b);
     if (b.n) fwrite(b.p, 1, b.n, stdout);
     buf_free(&b);
+    free(answered);
     return rc ? e->code : 0;
 }
 

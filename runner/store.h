@@ -71,6 +71,9 @@ int store_end(store *st, const char *status, int exit_code, err *e);
 
 const char *store_run_uuid(const store *st); /* after store_begin */
 
+/* Which of the jobs (n) the file at path answers under these numerics, captures aside. A missing file answers none. */
+int store_peek(const char *path, const struct jobs *j, const char *numerics, bool *answered, err *e);
+
 /* For metric.c: the connection and the ids of the current run. */
 struct sqlite3;
 struct sqlite3 *store_sqlite(store *st);
