@@ -130,18 +130,25 @@ static int open_template(engine *en, const char *folder, err *e)
 
 /* ---- opening ---- */
 
+static int open_weights(engine *en, const char *folder, err *e)
+{
+    const char *end = folder + strlen(folder), *name;
+    if (safetensors_open(&en->weights, folder, e)) return -1;
+    if (model_load_folder(&en->model, en->config, en->config_bytes, en->weights, e)) return -1;
+    while (end > folder && end[-1] == '/') end--;
+    for (name = end; name > folder && name[-1] != '/'; name--) continue;
+    model_text(en->model.name, sizeof en->model.name, name, (size_t)(end - name));
+    return 0;
+}
+
 int folder_open(engine *en, const struct engine_opts *o, err *e)
 {
-    const char *end = o->path + strlen(o->path), *name;
     int there = map_inside(o->path, "config.json", &en->config, &en->config_bytes, e);
+    err none = {0};
     if (there < 0) return -1;
     if (!there) return err_set(e, ERR_ENV, "the folder has no config.json");
     if (open_tokenizer(en, o->path, e) || open_template(en, o->path, e)) return -1;
-    if (o->vocab_only) return 0;
-    if (safetensors_open(&en->weights, o->path, e)) return -1;
-    if (model_load_folder(&en->model, en->config, en->config_bytes, en->weights, e)) return -1;
-    while (end > o->path && end[-1] == '/') end--;
-    for (name = end; name > o->path && name[-1] != '/'; name--) continue;
-    model_text(en->model.name, sizeof en->model.name, name, (size_t)(end - name));
+    if (!o->vocab_only) return open_weights(en, o->path, e);
+    (void)open_weights(en, o->path, &none); /* where they are, they belong to the digest and say the sizes */
     return 0;
 }

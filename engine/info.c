@@ -93,19 +93,34 @@ static void get_json_text(const json_t *object, const char *key, char *out, size
     copy_text(out, cap, (struct gguf_str){json_is_string(v) ? json_string_value(v) : "", json_string_length(v)});
 }
 
+/* Scaling of all layers, or of the layers without a window, from one of two keys. */
+static void folder_scaling(struct info_own *own, const json_t *config)
+{
+    const json_t *rope = json_object_get(config, "rope_scaling");
+    char type[32];
+    double factor;
+    if (!json_is_object(rope)) rope = json_object_get(config, "rope_parameters");
+    if (json_object_get(rope, "full_attention")) rope = json_object_get(rope, "full_attention");
+    factor = json_number_value(json_object_get(rope, "factor"));
+    get_json_text(rope, json_object_get(rope, "rope_type") ? "rope_type" : "type", type, sizeof type);
+    if (!*type || strcmp(type, "default") == 0)
+        snprintf(own->rope_scaling, sizeof own->rope_scaling, "none");
+    else if (factor > 0)
+        snprintf(own->rope_scaling, sizeof own->rope_scaling, "%s %g", type, factor);
+    else
+        snprintf(own->rope_scaling, sizeof own->rope_scaling, "%s", type);
+}
+
 void info_folder(struct engine_info *i, struct info_own *own, const void *config, size_t bytes, const safetensors *s)
 {
-    json_t *root = json_loadb(config, bytes, 0, NULL), *rope = json_object_get(root, "rope_scaling");
+    json_t *root = json_loadb(config, bytes, 0, NULL);
     int k, n = 0;
     for (k = 0; s && k < safetensors_n(s); k++) {
         const struct safetensor *t = safetensors_at(s, k);
         count_tensor(own, &n, t->type < DTYPE_COUNT ? dtype_name(t->type) : t->type_name, t->dims, t->n_dims, t->bytes);
     }
     give_weights(i, own, n);
-    if (!json_is_object(rope)) rope = json_object_get(root, "rope_parameters");
-    get_json_text(rope, json_object_get(rope, "rope_type") ? "rope_type" : "type", own->rope_scaling, sizeof own->rope_scaling);
-    if (!*own->rope_scaling || strcmp(own->rope_scaling, "default") == 0)
-        snprintf(own->rope_scaling, sizeof own->rope_scaling, "none");
+    folder_scaling(own, root);
     i->rope_scaling = own->rope_scaling;
     get_json_text(root, "model_type", own->arch, sizeof own->arch);
     if (!*i->arch) i->arch = own->arch;

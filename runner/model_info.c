@@ -14,7 +14,7 @@ int model_info_open(engine **out, const char *path, err *e)
     if (engine_open(out, &o, &first) == 0) return 0;
     o.vocab_only = true;
     if (engine_open(out, &o, &second) == 0) {
-        if (engine_info(*out)->n_weights == 0) return 0;
+        if (engine_info(*out)->n_weights == 0 && strcmp(engine_info(*out)->tokenizer_kind, "none") != 0) return 0;
         engine_free(*out);
     }
     return err_set(e, first.code, "%s", first.msg);

@@ -88,6 +88,22 @@ def test_a_broken_model_is_exit_3_and_says_what_is_wrong(tiny, tmp_path):
     assert "usage: kvrun model" in run("model", check=2).stderr
 
 
+def test_folders_are_described(tmp_path):
+    told = {}
+    for folder in sorted((ROOT / "tests/golden/tiny").iterdir()):
+        told[folder.name] = t = json.loads(run("model", folder, "--json").stdout)
+        config = json.loads((folder / "config.json").read_text())
+        assert t["format"] == "safetensors" and t["name"] == folder.name and t["tokenizer"] is None
+        assert t["layers"] == (config.get("num_hidden_layers") or config["n_layer"])
+        assert t["parameters"] == sum(w["elements"] for w in t["weights"]) > 0
+        assert t["file_bytes"] == sum(f.stat().st_size for f in (folder / "config.json", *folder.glob("model*.safetensors")))
+        assert run("model", f"{folder}/").stdout.startswith(folder.name)
+    scaling = {name: told[name]["rope_scaling"] for name in ("llama", "llama-linear", "llama-3", "gemma3", "gpt2")}
+    assert scaling == {"llama": "none", "llama-linear": "linear 4", "llama-3": "llama3 8", "gemma3": "linear 8", "gpt2": None}
+    (tmp_path / "config.json").write_text((ROOT / "tests/golden/tiny/llama/config.json").read_text())
+    assert "model.safetensors" in run("model", tmp_path, check=3).stderr
+
+
 def test_no_bytes_of_a_file_break_the_description(tiny, vocabulary, tmp_path):
     binary = KVRUN_ASAN if os.path.exists(KVRUN_ASAN) else KVRUN
     rng, bad, told = random.Random(5), tmp_path / "bad.gguf", set()
@@ -112,6 +128,17 @@ def test_tokens_of_a_vocabulary_alone(tiny, vocabulary, spec):
     assert json.loads(got) == json.loads(want)
     for args in (("plan", spec(vocabulary)), (spec(vocabulary),)):
         assert "tensor 'token_embd.weight' is missing" in run(*args, check=3).stderr
+
+
+def test_tokens_of_a_folder_know_its_digest_and_its_ids(tmp_path):
+    folder = ROOT / "tests/golden/tiny/llama"
+    told = json.loads(run("model", folder, "--json").stdout)
+    path = tmp_path / "ids.yaml"
+    for sha256, ids, code in ((told["sha256"], "1, 2, 3", 0), (told["sha256"], told["vocabulary"], 2), ("0" * 64, "1, 2, 3", 3)):
+        path.write_text(f"kvrun: 1\nexperiment: ids\nmodel: {{ path: {folder}, sha256: {sha256} }}\n"
+                        f"prompts: [{{ name: a, tokens: [{ids}] }}]\nconditions: [{{ name: baseline }}]\ndecode: {{ max_tokens: 1 }}\n")
+        for command in ("tokens", "plan"):
+            run(command, path, check=code)
 
 
 # ---- the spec's own chat template ----
