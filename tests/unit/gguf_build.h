@@ -14,7 +14,7 @@
 #include <string.h>
 
 enum { GGML_F32 = 0, GGML_F16 = 1, GGML_Q4_0 = 2, GGML_Q4_1 = 3, GGML_Q8_0 = 8, GGML_IQ2_XXS = 16, GGML_BF16 = 30 };
-enum { KV_U8, KV_I8, KV_U16, KV_I16, KV_U32, KV_I32, KV_F32, KV_BOOL, KV_STRING, KV_ARRAY, KV_U64, KV_I64, KV_F64 };
+enum { META_U8, META_I8, META_U16, META_I16, META_U32, META_I32, META_F32, META_BOOL, META_STRING, META_ARRAY, META_U64, META_I64, META_F64 };
 
 struct gguf_build {
     uint32_t version;
@@ -50,19 +50,19 @@ static inline void build_raw(struct gguf_build *b, const char *key, uint32_t typ
 
 static inline void build_u32(struct gguf_build *b, const char *key, uint32_t v)
 {
-    build_raw(b, key, KV_U32, &v, sizeof v);
+    build_raw(b, key, META_U32, &v, sizeof v);
 }
 
 static inline void build_f32(struct gguf_build *b, const char *key, float v)
 {
-    build_raw(b, key, KV_F32, &v, sizeof v);
+    build_raw(b, key, META_F32, &v, sizeof v);
 }
 
 static inline void build_string(struct gguf_build *b, const char *key, const char *v)
 {
     struct buf s = {0};
     put_string(&s, v);
-    build_raw(b, key, KV_STRING, s.p, s.n);
+    build_raw(b, key, META_STRING, s.p, s.n);
     buf_free(&s);
 }
 
@@ -73,7 +73,7 @@ static inline void build_array(struct gguf_build *b, const char *key, uint32_t t
     put_u32(&s, type);
     put_u64(&s, n);
     buf_add(&s, p, bytes);
-    build_raw(b, key, KV_ARRAY, s.p, s.n);
+    build_raw(b, key, META_ARRAY, s.p, s.n);
     buf_free(&s);
 }
 
@@ -82,7 +82,7 @@ static inline void build_strings(struct gguf_build *b, const char *key, const ch
     struct buf s = {0};
     size_t i;
     for (i = 0; i < n; i++) put_string(&s, v[i]);
-    build_array(b, key, KV_STRING, n, s.n ? s.p : "", s.n);
+    build_array(b, key, META_STRING, n, s.n ? s.p : "", s.n);
     buf_free(&s);
 }
 

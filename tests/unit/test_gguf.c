@@ -16,24 +16,24 @@ static const char *const words[] = {"", "one", "zwei\xc3\xa4"};
 
 static void add_values(struct gguf_build *b)
 {
-    build_raw(b, "u8", KV_U8, (uint8_t[]){250}, 1);
-    build_raw(b, "i8", KV_I8, (int8_t[]){-5}, 1);
-    build_raw(b, "u16", KV_U16, (uint16_t[]){65535}, 2);
-    build_raw(b, "i16", KV_I16, (int16_t[]){300}, 2);
+    build_raw(b, "u8", META_U8, (uint8_t[]){250}, 1);
+    build_raw(b, "i8", META_I8, (int8_t[]){-5}, 1);
+    build_raw(b, "u16", META_U16, (uint16_t[]){65535}, 2);
+    build_raw(b, "i16", META_I16, (int16_t[]){300}, 2);
     build_u32(b, "u32", 4000000000u);
-    build_raw(b, "i32", KV_I32, (int32_t[]){-7}, 4);
+    build_raw(b, "i32", META_I32, (int32_t[]){-7}, 4);
     build_f32(b, "f32", 0.5f);
-    build_raw(b, "yes", KV_BOOL, "\1", 1);
-    build_raw(b, "no", KV_BOOL, "\0", 1);
+    build_raw(b, "yes", META_BOOL, "\1", 1);
+    build_raw(b, "no", META_BOOL, "\0", 1);
     build_string(b, "text", "hello");
-    build_raw(b, "u64", KV_U64, (uint64_t[]){UINT64_MAX}, 8);
-    build_raw(b, "i64", KV_I64, (int64_t[]){INT64_MIN}, 8);
-    build_raw(b, "f64", KV_F64, (double[]){1e300}, 8);
-    build_array(b, "shorts", KV_I16, 3, shorts, sizeof shorts);
-    build_array(b, "floats", KV_F32, 3, numbers, sizeof numbers);
-    build_array(b, "doubles", KV_F64, 1, (double[]){0.25}, 8);
-    build_array(b, "large", KV_U32, 1, (uint32_t[]){1u << 31}, 4);
-    build_array(b, "empty", KV_I32, 0, "", 0);
+    build_raw(b, "u64", META_U64, (uint64_t[]){UINT64_MAX}, 8);
+    build_raw(b, "i64", META_I64, (int64_t[]){INT64_MIN}, 8);
+    build_raw(b, "f64", META_F64, (double[]){1e300}, 8);
+    build_array(b, "shorts", META_I16, 3, shorts, sizeof shorts);
+    build_array(b, "floats", META_F32, 3, numbers, sizeof numbers);
+    build_array(b, "doubles", META_F64, 1, (double[]){0.25}, 8);
+    build_array(b, "large", META_U32, 1, (uint32_t[]){1u << 31}, 4);
+    build_array(b, "empty", META_I32, 0, "", 0);
     build_strings(b, "words", words, 3);
 }
 
@@ -274,16 +274,16 @@ static void lying_counts_are_refused_before_memory_is_taken(void **state)
     b = (struct gguf_build){.version = 3, .n_tensors = 1ull << 60};
     refused_build(&b, "1152921504606846976 tensors do not fit");
     b = (struct gguf_build){.version = 3};
-    build_array(&b, "a", KV_U64, UINT64_MAX / 8 + 2, "12345678", 8);
+    build_array(&b, "a", META_U64, UINT64_MAX / 8 + 2, "12345678", 8);
     refused_build(&b, "metadata key 'a': array of 2305843009213693953 elements, the file has 8 bytes left");
     b = (struct gguf_build){.version = 3};
-    build_array(&b, "a", KV_STRING, 1ull << 40, "12345678", 8);
+    build_array(&b, "a", META_STRING, 1ull << 40, "12345678", 8);
     refused_build(&b, "metadata key 'a': array of 1099511627776 elements");
     b = (struct gguf_build){.version = 3};
-    build_raw(&b, "a", KV_STRING, (uint64_t[]){UINT64_MAX}, 8);
+    build_raw(&b, "a", META_STRING, (uint64_t[]){UINT64_MAX}, 8);
     refused_build(&b, "metadata key 'a': 18446744073709551615 bytes are needed");
     b = (struct gguf_build){.version = 3};
-    build_array(&b, "a", KV_STRING, 1, (uint64_t[]){1}, 8);
+    build_array(&b, "a", META_STRING, 1, (uint64_t[]){1}, 8);
     refused_build(&b, "metadata key 'a': 1 bytes are needed");
 }
 
@@ -303,7 +303,7 @@ static void bad_metadata_is_refused(void **state)
     build_array(&b, "a", 13, 1, "12345678", 8);
     refused_build(&b, "array of the unknown type 13");
     b = (struct gguf_build){.version = 3};
-    build_array(&b, "a", KV_ARRAY, 1, "12345678", 8);
+    build_array(&b, "a", META_ARRAY, 1, "12345678", 8);
     refused_build(&b, "arrays inside arrays are not supported");
     b = (struct gguf_build){.version = 3};
     build_u32(&b, "", 1);

@@ -39,7 +39,7 @@ static void add_key(struct gguf_build *b, const char *key, uint32_t value, const
     else if (c->string)
         build_string(b, key, c->string);
     else if (c->array)
-        build_array(b, key, KV_I32, c->value, c->array, c->value * sizeof *c->array);
+        build_array(b, key, META_I32, c->value, c->array, c->value * sizeof *c->array);
     else
         build_u32(b, key, c->value);
 }
