@@ -406,7 +406,7 @@ static void a_folder_without_its_files_is_an_error(void **state)
     (void)state;
     assert_int_equal(engine_open(&en, &(struct engine_opts){.path = "tests/golden"}, &e), -1);
     assert_int_equal(e.code, ERR_ENV);
-    assert_string_equal(e.msg, "model 'tests/golden': config.json: cannot be opened: No such file or directory");
+    assert_string_equal(e.msg, "model 'tests/golden': the folder has no config.json");
 }
 
 static int find_folders(void **state)
