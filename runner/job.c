@@ -82,6 +82,15 @@ static int wanted_moments(const struct spec *s, const struct job *j)
     return m;
 }
 
+/* Only an edit of the finished cache leaves open what the first new token sees. */
+static enum after_edit after_ops(const struct spec *s, const struct job *j)
+{
+    int i;
+    for (i = 0; i < j->n_ops; i++)
+        if (j->ops[i].when == WHEN_FINISHED_CACHE) return s->decode.after_edit;
+    return AFTER_NONE;
+}
+
 static int make_job(struct expand *x, arena *scratch, struct job *j)
 {
     const struct condition *c = &x->s->conditions[j->condition];
@@ -94,9 +103,10 @@ static int make_job(struct expand *x, arena *scratch, struct job *j)
     j->ops = arena_array(x->mem, (size_t)n, sizeof *j->ops);
     for (i = 0; i < n; i++)
         if (job_op_resolve(x, j->prompt, &ops[i], &j->ops[i])) rc = -1;
-    j->after = n ? x->s->decode.after_edit : AFTER_NONE;
+    if (rc) return -1;
+    j->after = after_ops(x->s, j);
     j->moments = wanted_moments(x->s, j);
-    return rc;
+    return job_records(x, j);
 }
 
 /* ---- controls ---- */
@@ -120,6 +130,7 @@ static struct job_op *edits_of(const struct jobs *all, int first, arena *mem, in
             const struct job_op *op = &all->jobs[i].ops[k];
             struct buf key = {0};
             add_ints(&key, &op->tensors, 1);
+            add_ints(&key, (const int[]){op->when == WHEN_PREFILL}, 1);
             add_ints(&key, op->layers, op->n_layers);
             add_ints(&key, op->heads, op->n_heads);
             add_ints(&key, op->at, op->n_at);
@@ -130,15 +141,13 @@ static struct job_op *edits_of(const struct jobs *all, int first, arena *mem, in
     return ops;
 }
 
-static void add_control(struct jobs *all, const struct spec *s, int prompt, const struct job_op *edits, int n, enum edit_op op)
+static int add_control(struct expand *x, struct jobs *all, int prompt, const struct job_op *edits, int n, enum edit_op op)
 {
     struct job *j = &all->jobs[all->n++];
     int i;
     *j = (struct job){
         .condition_name = op == EDIT_NOOP ? "noop" : "self_transplant", .prompt = prompt, .condition = -1, .n_ops = n};
-    j->label = make_label(all->mem, s, j);
-    j->after = s->decode.after_edit;
-    j->moments = wanted_moments(s, j);
+    j->label = make_label(all->mem, x->s, j);
     j->ops = arena_array(all->mem, (size_t)n, sizeof *j->ops);
     for (i = 0; i < n; i++) {
         j->ops[i] = edits[i];
@@ -146,18 +155,24 @@ static void add_control(struct jobs *all, const struct spec *s, int prompt, cons
         j->ops[i].donor_prompt = op == EDIT_TRANSPLANT ? prompt : -1;
         j->ops[i].donor_at = op == EDIT_TRANSPLANT ? edits[i].at : NULL;
         j->ops[i].rerotate = false;
+        j->ops[i].vector = NULL;
     }
+    j->after = after_ops(x->s, j);
+    j->moments = wanted_moments(x->s, j);
+    return job_records(x, j);
 }
 
-static void add_controls(struct jobs *all, const struct spec *s, int prompt, int first)
+static int add_controls(struct expand *x, struct jobs *all, int prompt, int first)
 {
+    const struct spec *s = x->s;
     struct job_op *edits;
-    int n;
-    if (!s->control_noop && !s->control_self_transplant) return;
+    int n, rc = 0;
+    if (!s->control_noop && !s->control_self_transplant) return 0;
     edits = edits_of(all, first, all->mem, &n);
-    if (n == 0) return;
-    if (s->control_noop) add_control(all, s, prompt, edits, n, EDIT_NOOP);
-    if (s->control_self_transplant) add_control(all, s, prompt, edits, n, EDIT_TRANSPLANT);
+    if (n == 0) return 0;
+    if (s->control_noop && add_control(x, all, prompt, edits, n, EDIT_NOOP)) rc = -1;
+    if (s->control_self_transplant && add_control(x, all, prompt, edits, n, EDIT_TRANSPLANT)) rc = -1;
+    return rc;
 }
 
 /* ---- all jobs ---- */
@@ -206,7 +221,9 @@ static int finish(struct expand *x, struct jobs *all, err *e)
         }
         if (job_key(x, j, e)) goto out;
         j->same_as = map_put(keys, j->key, sizeof j->key, i);
-        if (j->same_as >= 0) all->jobs[j->same_as].moments |= j->moments; /* that one runs, for both labels */
+        if (j->same_as < 0) continue;
+        all->jobs[j->same_as].moments |= j->moments; /* that one runs, for both labels */
+        job_records_join(x, &all->jobs[j->same_as], j);
     }
     rc = 0;
 out:
@@ -225,7 +242,7 @@ static int expand_all(struct expand *x, struct jobs *all, err *e)
         first = all->n;
         for (k = 0; k < x->s->n_conditions; k++)
             if (add_grid(x, all, i, k, values, counts)) rc = -1;
-        if (rc == 0) add_controls(all, x->s, i, first);
+        if (rc == 0 && add_controls(x, all, i, first)) rc = -1;
     }
     return rc ? -1 : finish(x, all, e);
 }
@@ -235,12 +252,15 @@ int job_expand(struct jobs **out, const struct spec *s, const engine *en, struct
     const struct engine_info *info = engine_info(en);
     arena *mem = arena_new();
     struct jobs *all = arena_alloc(mem, sizeof *all);
-    struct expand x = {.s = s, .info = info, .prompts = prompts, .d = d, .mem = mem, .selects = map_new()};
+    struct expand x = {
+        .s = s, .en = en, .info = info, .prompts = prompts, .d = d, .mem = mem, .selects = map_new(), .files = map_new()};
     int rc;
     x.model = info->name && *info->name ? info->name : info->arch;
     *all = (struct jobs){.mem = mem, .prompts = prompts};
     rc = expand_all(&x, all, e);
     map_free(x.selects);
+    map_free(x.files);
+    free(x.vectors);
     free(x.chosen);
     if (rc)
         job_free(all);

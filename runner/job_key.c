@@ -1,7 +1,8 @@
 /* job_key.c: the canonical JSON of a job and its SHA-256.
  *
  * It holds all that can change the answer, resolved to numbers and hashes, and no name, label, path, capture or metric:
- * those may change and the stored answer still counts. Integers and strings only, so that there is one way to write it.
+ * those may change and the stored answer still counts. Integers and strings only, so that there is one way to write it; a
+ * number that is not whole is a string of as many digits as it takes to read the same float back.
  */
 #include "job_parts.h"
 
@@ -50,27 +51,86 @@ static json_t *runs(const int *v, int n)
     return a;
 }
 
-static const char *op_name(enum edit_op op)
+/* ---- words ---- */
+
+const char *job_op_name(enum edit_op op)
 {
-    static const char *const names[] = {"noop", "zero", "transplant", "mask"};
+    static const char *const names[] = {[EDIT_NOOP] = "noop", [EDIT_ZERO] = "zero",   [EDIT_TRANSPLANT] = "transplant",
+                                        [EDIT_MASK] = "mask", [EDIT_SCALE] = "scale", [EDIT_ADD] = "add"};
     return names[op];
+}
+
+const char *job_when_name(enum op_when when)
+{
+    return when == WHEN_PREFILL ? "prefill" : "finished_cache";
+}
+
+const char *job_tensor_name(int tensors, int layer)
+{
+    switch (tensors) {
+    case CACHE_K: return "k";
+    case CACHE_V: return "v";
+    case CACHE_K | CACHE_V: return "kv";
+    case SITE_K_PRE: return "k_pre";
+    case SITE_RESID: return layer < 0 ? "embed" : "resid";
+    case SITE_ATTN_OUT: return "attn_out";
+    case SITE_MLP_OUT: return "mlp_out";
+    case SITE_HEAD_OUT: return "head_out";
+    case SITE_ATTN: return "attn";
+    case SITE_LOGITS: return "logits";
+    default: return "";
+    }
+}
+
+int job_heads(const struct engine_info *info, int tensors)
+{
+    if (tensors & (CACHE_K | CACHE_V | SITE_K_PRE)) return info->n_kv_head;
+    return tensors == SITE_HEAD_OUT ? info->n_head : 0;
+}
+
+void job_number(float x, char out[16])
+{
+    int digits;
+    for (digits = 1; digits <= 9; digits++) {
+        snprintf(out, 16, "%.*g", digits, (double)x);
+        if (strtof(out, NULL) == x) return;
+    }
+}
+
+/* ---- operations ---- */
+
+static json_t *place_json(const struct expand *x, const struct job_place *p)
+{
+    return json_pack("{s:s, s:[i]}", "cache", x->caches[p->prompt], "at", p->at);
+}
+
+static json_t *vector_json(const struct expand *x, const struct job_vector *v)
+{
+    if (v->rows) return json_string(hash_text(x->mem, v->sha256));
+    return json_pack("{s:o, s:o}", "from", place_json(x, &v->from), "minus", place_json(x, &v->minus));
 }
 
 static json_t *op_json(const struct expand *x, const struct job_op *op)
 {
-    static const char *const tensors[] = {"", "k", "v", "kv"};
-    json_t *o =
-        json_pack("{s:s, s:s, s:s}", "op", op_name(op->op), "tensor", tensors[op->tensors & 3], "when", "finished_cache");
-    json_object_set_new(o, "layers", runs(op->layers, op->n_layers));
-    json_object_set_new(o, "heads", op->n_heads == x->info->n_kv_head ? json_string("all") : runs(op->heads, op->n_heads));
+    json_t *o = json_pack("{s:s, s:s, s:s}", "op", job_op_name(op->op), "tensor", job_tensor_name(op->tensors, op->layers[0]),
+                          "when", job_when_name(op->when));
+    int heads = job_heads(x->info, op->tensors);
+    char by[16];
+    if (op->layers[0] >= 0) json_object_set_new(o, "layers", runs(op->layers, op->n_layers));
+    if (heads) json_object_set_new(o, "heads", op->n_heads == heads ? json_string("all") : runs(op->heads, op->n_heads));
     json_object_set_new(o, "at", list(op->at, op->n_at));
     if (op->op == EDIT_TRANSPLANT) {
         json_t *from = json_pack("{s:s}", "cache", x->caches[op->donor_prompt]);
         json_object_set_new(from, "at", list(op->donor_at, op->n_at));
         json_object_set_new(o, "from", from);
-        if (memcmp(op->at, op->donor_at, (size_t)op->n_at * sizeof *op->at) != 0)
+        if (op->tensors <= (CACHE_K | CACHE_V) && memcmp(op->at, op->donor_at, (size_t)op->n_at * sizeof *op->at) != 0)
             json_object_set_new(o, "rope", json_string(op->rerotate ? "rerotate" : "keep"));
     }
+    if (op->op == EDIT_SCALE || op->op == EDIT_ADD) {
+        job_number(op->by, by);
+        json_object_set_new(o, "by", json_string(by));
+    }
+    if (op->op == EDIT_ADD) json_object_set_new(o, "vector", vector_json(x, op->vector));
     return o;
 }
 
@@ -82,7 +142,7 @@ int job_key(const struct expand *x, struct job *j, err *e)
     for (i = 0; i < j->n_ops; i++) json_array_append_new(ops, op_json(x, &j->ops[i]));
     decode = json_pack("{s:b, s:i}", "greedy", 1, "max_tokens", x->s->decode.max_tokens);
     json_object_set_new(decode, "stop", list(x->stop, x->n_stop));
-    if (j->n_ops) json_object_set_new(decode, "after_edit", json_string(after[j->after]));
+    if (j->after != AFTER_NONE) json_object_set_new(decode, "after_edit", json_string(after[j->after]));
     job = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i}", "ids", x->ids[j->prompt], "kv", x->info->kv_dtype, "model", x->model_hash,
                     "tokenizer", x->tokenizer_hash, "seed", 0, "v", 1);
     json_object_set_new(job, "decode", decode);

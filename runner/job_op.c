@@ -58,13 +58,13 @@ static void add_int(struct buf *b, int v)
     buf_add(b, &v, sizeof v);
 }
 
-static struct chosen choose(struct expand *x, int prompt, const struct select *sel, bool donor)
+struct chosen job_choose(struct expand *x, int prompt, const struct select *sel, bool warn)
 {
     struct buf key = {0};
     struct chosen c = {NULL, -1};
     int i, found;
     add_int(&key, prompt);
-    add_int(&key, donor);
+    add_int(&key, warn);
     add_int(&key, (int)sel->kind);
     add_int(&key, sel->nth);
     add_int(&key, sel->at.line); /* the same selector at another place has errors of its own */
@@ -79,7 +79,7 @@ static struct chosen choose(struct expand *x, int prompt, const struct select *s
     if (found >= 0) return x->chosen[found];
     if (bind_select(&x->prompts[prompt], sel, x->mem, x->d, &c.at, &c.n))
         c.n = -1;
-    else if (!donor)
+    else if (warn)
         warn_chosen(x, &x->prompts[prompt], sel, &c);
     if ((x->n_chosen & (x->n_chosen - 1)) == 0)
         x->chosen = mem_grow(x->chosen, x->n_chosen ? 2 * (size_t)x->n_chosen : 1, sizeof *x->chosen);
@@ -115,20 +115,19 @@ static int check_held(const struct expand *x, int prompt, const struct select *s
 
 /* ---- donors ---- */
 
-static int find_donor(const struct expand *x, int prompt, const struct op *op)
+int job_donor(const struct expand *x, int prompt, const struct donor *d)
 {
     const char *name = x->s->prompts[prompt].name;
     int i, other = x->s->prompts[prompt].other;
-    if (op->donor_other) {
+    if (d->other) {
         if (other < 0)
-            diag_add(x->d, DIAG_ERROR, "E321", op->from_at, 1,
+            diag_add(x->d, DIAG_ERROR, "E321", d->at, 1,
                      "prompt '%s' has no other: prompt: other needs an entry with two names", name);
         return other;
     }
     for (i = 0; i < x->s->n_prompts; i++)
-        if (op->donor_prompt && strcmp(x->s->prompts[i].name, op->donor_prompt) == 0) return i;
-    diag_add(x->d, DIAG_ERROR, "E322", op->from_at, 1, "there is no prompt '%s' to transplant from",
-             op->donor_prompt ? op->donor_prompt : "");
+        if (d->prompt && strcmp(x->s->prompts[i].name, d->prompt) == 0) return i;
+    diag_add(x->d, DIAG_ERROR, "E322", d->at, 1, "there is no prompt '%s' to take values from", d->prompt ? d->prompt : "");
     return -1;
 }
 
@@ -180,7 +179,7 @@ static int check_lengths(const struct expand *x, const struct op *op, const stru
 {
     bool aligned = op->align_at.line > 0;
     if (v->to.n == v->from.n) return 0;
-    diag_add(x->d, DIAG_ERROR, "E320", aligned ? op->align_at : op->from_at, aligned ? (int)strlen("same_length") : 1,
+    diag_add(x->d, DIAG_ERROR, "E320", aligned ? op->align_at : op->donor.at, aligned ? (int)strlen("same_length") : 1,
              "transplant needs equal lengths: target '%s' is %d token%s, donor '%s' is %d", chosen_text(x, v->target, &v->to),
              v->to.n, v->to.n == 1 ? "" : "s", chosen_text(x, v->donor, &v->from), v->from.n);
     show_sides(x, v);
@@ -193,7 +192,7 @@ static int check_lengths(const struct expand *x, const struct op *op, const stru
 static int check_rope(const struct expand *x, const struct op *op, const struct sides *v, bool moved)
 {
     if (!moved || op->rope_given || !(op->tensors & CACHE_K)) return 0;
-    diag_add(x->d, DIAG_ERROR, "E323", op->from_at, 1,
+    diag_add(x->d, DIAG_ERROR, "E323", op->donor.at, 1,
              "target and donor stand at different positions; say what happens to the rotation of the keys");
     show_sides(x, v);
     diag_help(x->d, "help: rope: keep      the key stays as the donor made it, turned for the donor's position");
@@ -203,14 +202,16 @@ static int check_rope(const struct expand *x, const struct op *op, const struct 
     return -1;
 }
 
+/* In flight the donor is the whole prompt; otherwise what its cache holds when the edit is made. */
 static int resolve_donor(struct expand *x, int prompt, const struct op *op, struct job_op *out)
 {
-    struct sides v = {prompt, find_donor(x, prompt, op), {out->at, out->n_at}, {NULL, -1}};
+    const struct select *sel = &op->donor.select;
+    struct sides v = {prompt, job_donor(x, prompt, &op->donor), {out->at, out->n_at}, {NULL, -1}};
     bool moved;
     if (v.donor < 0) return -1;
-    v.from = choose(x, v.donor, &op->donor_select, true);
+    v.from = job_choose(x, v.donor, sel, false);
     if (v.from.n < 0 || check_lengths(x, op, &v)) return -1;
-    if (check_held(x, v.donor, &op->donor_select, v.from.at, v.from.n, true)) return -1;
+    if (op->when == WHEN_FINISHED_CACHE && check_held(x, v.donor, sel, v.from.at, v.from.n, true)) return -1;
     moved = memcmp(v.to.at, v.from.at, (size_t)v.from.n * sizeof *v.from.at) != 0;
     if (check_rope(x, op, &v, moved)) return -1;
     out->donor_prompt = v.donor;
@@ -219,19 +220,43 @@ static int resolve_donor(struct expand *x, int prompt, const struct op *op, stru
     return 0;
 }
 
+/* ---- layers and heads ---- */
+
+static int resolve_layers(struct expand *x, const struct op *op, struct job_op *out)
+{
+    if (!op->embed)
+        return bind_ranges(&op->layers, x->info->n_layer, "layer", x->model, x->mem, x->d, &out->layers, &out->n_layers);
+    out->layers = arena_array(x->mem, 1, sizeof *out->layers);
+    out->layers[0] = -1;
+    out->n_layers = 1;
+    return 0;
+}
+
+static int resolve_heads(struct expand *x, const struct op *op, struct job_op *out)
+{
+    int n = job_heads(x->info, op->tensors);
+    if (n == 0) return 0;
+    return bind_ranges(&op->heads, n, "head", x->model, x->mem, x->d, &out->heads, &out->n_heads);
+}
+
 /* ---- the whole operation ---- */
 
 int job_op_resolve(struct expand *x, int prompt, const struct op *op, struct job_op *out)
 {
-    struct chosen c = choose(x, prompt, &op->select, false);
+    struct chosen c = job_choose(x, prompt, &op->select, true);
     int rc = c.n < 0 ? -1 : 0;
     /* mask takes a position from the view of every query: there is no half of it */
-    *out = (struct job_op){.op = op->op, .tensors = op->op == EDIT_MASK ? CACHE_K | CACHE_V : op->tensors, .donor_prompt = -1};
-    if (bind_ranges(&op->layers, x->info->n_layer, "layer", x->model, x->mem, x->d, &out->layers, &out->n_layers)) rc = -1;
-    if (bind_ranges(&op->heads, x->info->n_kv_head, "head", x->model, x->mem, x->d, &out->heads, &out->n_heads)) rc = -1;
+    *out = (struct job_op){.op = op->op,
+                           .when = op->when,
+                           .tensors = op->op == EDIT_MASK ? CACHE_K | CACHE_V : op->tensors,
+                           .donor_prompt = -1,
+                           .by = op->by};
+    if (resolve_layers(x, op, out)) rc = -1;
+    if (resolve_heads(x, op, out)) rc = -1;
     if (rc) return -1;
     out->at = c.at;
     out->n_at = c.n;
-    if (check_held(x, prompt, &op->select, out->at, out->n_at, false)) return -1;
+    if (op->when == WHEN_FINISHED_CACHE && check_held(x, prompt, &op->select, out->at, out->n_at, false)) return -1;
+    if (op->op == EDIT_ADD) return job_vector_resolve(x, prompt, &op->vector, out);
     return op->op == EDIT_TRANSPLANT ? resolve_donor(x, prompt, op, out) : 0;
 }

@@ -231,19 +231,36 @@ static void read_run(struct reader *r, struct spec *s, const struct node *v)
 
 /* ---- across sections ---- */
 
-/* An edit of a finished cache needs `after_edit`, controls need an edit. */
-static void check_edits(struct reader *r, const struct spec *s, const struct node *decode, const struct node *controls)
+/* Whether an operation may be one on a finished cache: all that are not made at prefill, whatever value an axis puts in. */
+static bool on_finished_cache(const struct spec_own *o, const struct node *op)
 {
-    const struct condition *edited = NULL;
-    for (int i = 0; i < s->n_conditions && !edited; i++)
-        if (s->conditions[i].apply) edited = &s->conditions[i];
+    const struct node *when = op->kind == NODE_MAP ? node_get(op, "when") : NULL;
+    int axis = when && when->kind == NODE_SCALAR && when->text[0] == '$' ? names_find(&o->axes, when->text + 1) : -1;
+    if (axis < 0) return !when || when->kind != NODE_SCALAR || strcmp(when->text, "prefill");
+    for (int i = 0; i < o->s.axes[axis].n; i++)
+        if (strcmp(o->s.axes[axis].values[i]->text, "prefill")) return true;
+    return o->s.axes[axis].n == 0;
+}
+
+/* An edit of a finished cache needs `after_edit`, controls need an edit. */
+static void check_edits(struct reader *r, const struct spec_own *o, const struct node *decode, const struct node *controls)
+{
+    const struct spec *s = &o->s;
+    const struct condition *edited = NULL, *finished = NULL;
+    for (int i = 0; i < s->n_conditions && !finished; i++) {
+        const struct condition *c = &s->conditions[i];
+        if (!c->apply) continue;
+        if (!edited) edited = c;
+        for (int k = 0; k < c->apply->n && !finished; k++)
+            if (c->apply->kind != NODE_LIST || on_finished_cache(o, c->apply->items[k])) finished = c;
+    }
     if (controls && !edited && s->n_conditions)
         spec_wrong(r, controls, "E229", "controls repeat the edits of the conditions, and no condition has one");
-    if (!edited || s->decode.after_edit != AFTER_NONE) return;
+    if (!finished || s->decode.after_edit != AFTER_NONE) return;
     spec_wrong(
-        r, decode ? decode : edited->apply, "E226",
+        r, decode ? decode : finished->apply, "E226",
         "decode needs the key 'after_edit': condition '%s' edits a finished cache, and the first new token depends on it",
-        edited->name);
+        finished->name);
     spec_help(r,
               "after_edit: rerun_last    the last prompt token is fed again after the edit; the first new token sees the edit");
     spec_help(r, "after_edit: reuse_logits  the first new token comes from the logits before the edit; only later ones see it");
@@ -306,7 +323,7 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
     if ((v = spec_field(f, "capture"))) spec_captures(r, s, v);
     if ((v = spec_field(f, "metrics"))) spec_metrics(r, s, v);
     if ((v = spec_field(f, "run"))) read_run(r, s, v);
-    check_edits(r, s, spec_field(f, "decode"), spec_field(f, "controls"));
+    check_edits(r, o, spec_field(f, "decode"), spec_field(f, "controls"));
     spec_try_ops(r, o);
 }
 

@@ -89,21 +89,37 @@ struct select {
 
 /* ---- edits ---- */
 
-enum op_when { WHEN_FINISHED_CACHE };
+enum op_when { WHEN_FINISHED_CACHE, WHEN_PREFILL };
+
+/* A place of a prompt whose unedited values are taken. */
+struct donor {
+    bool other;         /* the prompt is `other` */
+    const char *prompt; /* else its name */
+    struct select select;
+    struct mark at;
+};
+
+/* What an `add` adds: numbers of a file, or the vector at `from` minus that at `minus`. */
+struct op_vector {
+    const char *file, *tensor; /* file: as written; NULL: a difference */
+    struct donor from, minus;
+    struct mark at;
+    int width;
+};
 
 struct op {
     enum edit_op op;
-    int tensors; /* CACHE_K | CACHE_V */
+    int tensors; /* CACHE_K | CACHE_V, or one of SITE_* */
+    bool embed;  /* SITE_RESID before the first block; `layers` has no meaning then */
     struct ranges layers, heads;
     struct select select; /* `at` */
     enum op_when when;
-    /* transplant: the donor; donor_select defaults to `at` */
-    int donor_other;          /* from.prompt was `other` */
-    const char *donor_prompt; /* else its name */
-    struct select donor_select;
-    bool rerotate; /* rope: rerotate; rope_given tells that it was written */
+    float by;                /* scale, add */
+    struct op_vector vector; /* add */
+    struct donor donor;      /* transplant; its select defaults to `at` */
+    bool rerotate;           /* rope: rerotate; rope_given tells that it was written */
     bool rope_given;
-    struct mark at, from_at, align_at, layers_at, heads_at;
+    struct mark at, align_at, layers_at, heads_at;
 };
 
 /* ---- axes and conditions ---- */
@@ -154,6 +170,17 @@ struct capture {
     struct mark at;
 };
 
+/* What is recorded while the prompt is fed. */
+struct tensors {
+    int *conditions; /* (n) indices; NULL: all */
+    int n;
+    int sites;  /* SITE_* bits */
+    bool embed; /* SITE_RESID before the first block, beside sites */
+    struct ranges layers;
+    struct select select; /* `at` */
+    struct mark at;
+};
+
 enum metric_kind { METRIC_MENTIONS, METRIC_FIRST_DIVERGENCE };
 enum metric_which { WHICH_ANY, WHICH_OWN, WHICH_OTHER };
 
@@ -200,6 +227,8 @@ struct spec {
     struct decode decode;
     struct capture *captures; /* (n_captures) */
     int n_captures;
+    struct tensors *tensors; /* (n_tensors) */
+    int n_tensors;
     struct metric *metrics; /* (n_metrics) */
     int n_metrics;
     const char *db;   /* run.db or NULL */

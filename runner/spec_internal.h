@@ -85,6 +85,8 @@ bool spec_words(struct reader *r, const struct node *v, const char *name); /* th
 bool spec_text(struct reader *r, const struct node *v, const char *name, const char **out); /* not empty */
 bool spec_text_or_empty(struct reader *r, const struct node *v, const char *name, const char **out);
 bool spec_int(struct reader *r, const struct node *v, const char *name, int lo, int hi, int *out);
+/* A decimal number that a float can hold. */
+bool spec_number(struct reader *r, const struct node *v, const char *name, float *out);
 bool spec_bool(struct reader *r, const struct node *v, const char *name, bool *out);
 /* Index of the word among `words`, or -1. `later` (may be NULL): words of the language that are not supported yet. */
 int spec_word(struct reader *r, const struct node *v, const char *name, const char *const *words, const char *const *later);
@@ -105,14 +107,16 @@ int spec_find(struct reader *r, const struct node *v, const char *name, const st
 
 /* ---- the sections ---- */
 
-void spec_prompts(struct reader *r, struct spec_own *o, const struct node *v);       /* spec_prompt.c */
-void spec_axes(struct reader *r, struct spec_own *o, const struct node *v);          /* spec_condition.c */
-void spec_conditions(struct reader *r, struct spec_own *o, const struct node *v);    /* spec_condition.c */
-void spec_try_ops(struct reader *r, struct spec_own *o);                             /* spec_condition.c */
-void spec_captures(struct reader *r, struct spec *s, const struct node *v);          /* spec_measure.c */
-void spec_metrics(struct reader *r, struct spec *s, const struct node *v);           /* spec_measure.c */
-bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n); /* spec_op.c */
-void spec_put_values(struct reader *r, const struct axis_value *values, int n);      /* spec_op.c */
+void spec_prompts(struct reader *r, struct spec_own *o, const struct node *v);    /* spec_prompt.c */
+void spec_axes(struct reader *r, struct spec_own *o, const struct node *v);       /* spec_condition.c */
+void spec_conditions(struct reader *r, struct spec_own *o, const struct node *v); /* spec_condition.c */
+void spec_try_ops(struct reader *r, struct spec_own *o);                          /* spec_condition.c */
+void spec_captures(struct reader *r, struct spec *s, const struct node *v);       /* spec_measure.c */
+void spec_metrics(struct reader *r, struct spec *s, const struct node *v);        /* spec_measure.c */
+/* A position selector; `only`: index of the one prompt it is for, or -1: all, for the sake of `what`. */
+void spec_select(struct reader *r, const struct node *v, int only, const char *what, struct select *out); /* spec_select.c */
+bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                      /* spec_op.c */
+void spec_put_values(struct reader *r, const struct axis_value *values, int n);                           /* spec_op.c */
 
 /* ---- spec_lint.c: warnings ---- */
 

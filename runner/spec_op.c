@@ -1,84 +1,40 @@
-/* spec_op.c: operations and position selectors, with the values of the axes put in. */
+/* spec_op.c: operations with the values of the axes put in: what is changed, how, when, and where other values come from. */
 #include "spec_internal.h"
 
-#include <limits.h>
 #include <string.h>
 
-/* ---- selectors ---- */
+/* What can be changed, in the order of messages. */
+static const struct tensor {
+    const char *name;
+    int bits;
+} tensors[] = {{"k", CACHE_K},
+               {"v", CACHE_V},
+               {"kv", CACHE_K | CACHE_V},
+               {"k_pre", SITE_K_PRE},
+               {"resid", SITE_RESID},
+               {"embed", SITE_RESID},
+               {"attn_out", SITE_ATTN_OUT},
+               {"mlp_out", SITE_MLP_OUT},
+               {"head_out", SITE_HEAD_OUT}};
+static const char *const tensor_words[] = {"k", "v", "kv", "k_pre", "resid", "embed", "attn_out", "mlp_out", "head_out", NULL};
+#define IN_FLIGHT "k v kv k_pre resid embed attn_out mlp_out head_out"
 
-static void read_nth(struct reader *r, const struct node *v, int *nth)
-{
-    const struct node *put = spec_put(r, v);
-    if (put && put->kind == NODE_SCALAR && !strcmp(put->text, "last"))
-        *nth = SELECT_LAST;
-    else if (put && put->kind == NODE_SCALAR && !strcmp(put->text, "all"))
-        *nth = SELECT_ALL;
-    else if (put && !spec_int(r, v, "nth", 1, INT_MAX, nth))
-        spec_help(r, "allowed here: 1 2 3 ... last all");
-}
+enum { KEPT = CACHE_K | CACHE_V, WITH_HEADS = KEPT | SITE_K_PRE | SITE_HEAD_OUT };
 
-static bool has_slot(const struct prompt *p, const char *name)
-{
-    for (int i = 0; i < p->n_slots; i++)
-        if (!strcmp(p->slots[i].name, name)) return true;
-    return false;
-}
+/* ---- other prompts ---- */
 
-/* Every prompt gets the edit, so every prompt needs the slot. `only`: the one prompt that counts, or -1. */
-static void check_slot(struct reader *r, const struct node *v, const char *name, int only)
-{
-    const struct spec_own *o = r->o;
-    const struct spec *s = &o->s;
-    int i = only < 0 ? 0 : only;
-    if (o->prompts_wrong || spec_find(r, v, "slot", &o->slots, "slot") < 0) return;
-    if (only < 0 ? names_count(&o->slots, name) == s->n_prompts : has_slot(&s->prompts[only], name)) return;
-    while (only < 0 && !spec_quiet(r) && has_slot(&s->prompts[i], name)) i++;
-    spec_wrong(r, spec_put(r, v), "E220", "prompt '%s' has no slot '%s'%s", s->prompts[i].name, name,
-               only < 0 ? ", and the operation is for every prompt" : "");
-}
-
-static void read_select(struct reader *r, const struct node *v, int only, struct select *out)
-{
-    struct field f[] = {MAY("slot"),   MAY("text"),    MAY("tokens"),         MAY("nth"),       LATER("regex"),
-                        LATER("role"), LATER("turn"),  LATER("with_markers"), LATER("bos"),     LATER("last"),
-                        LATER("all"),  LATER("after"), LATER("before"),       LATER("between"), LATER("not"),
-                        LATER("any"),  LATER("gen"),   LATER("expand"),       LATER("edges"),   {0}};
-    const struct node *slot, *text, *tokens, *nth;
-    int wrong = r->wrong;
-    if (!spec_map(r, v, "a position", f) || r->wrong > wrong) return;
-    slot = spec_field(f, "slot");
-    text = spec_field(f, "text");
-    tokens = spec_field(f, "tokens");
-    nth = spec_field(f, "nth");
-    *out = (struct select){.at = v->at, .width = v->width, .nth = SELECT_ONLY, .text = ""};
-    if (!!slot + !!text + !!tokens != 1) {
-        spec_wrong(r, v, "E223", "a position has exactly one of slot, text and tokens");
-        return;
-    }
-    out->kind = slot ? SELECT_SLOT : text ? SELECT_TEXT : SELECT_TOKENS;
-    if (slot && spec_text(r, slot, "slot", &out->text)) check_slot(r, slot, out->text, only);
-    if (text) spec_text(r, text, "text", &out->text);
-    if (tokens) spec_ranges(r, tokens, "tokens", false, &out->tokens);
-    if (nth && tokens)
-        spec_wrong(r, nth, "E223", "nth goes with slot and text; tokens are counted already");
-    else if (nth)
-        read_nth(r, nth, &out->nth);
-}
-
-/* ---- the donor ---- */
-
-/* from.prompt: `other`, or a name, whose index is returned; else -1. */
-static int read_donor_prompt(struct reader *r, const struct node *v, struct op *op)
+/* prompt: `other`, or a name, whose index is returned; else -1. */
+static int read_donor_prompt(struct reader *r, const struct node *v, struct donor *d)
 {
     const struct spec_own *o = r->o;
-    if (!spec_text(r, v, "prompt", &op->donor_prompt)) return -1;
-    if (strcmp(op->donor_prompt, "other")) {
+    if (!spec_text(r, v, "prompt", &d->prompt)) return -1;
+    if (strcmp(d->prompt, "other")) {
         int i = o->prompts_wrong ? -1 : spec_find(r, v, "prompt", &o->prompts, "prompt");
         if (i < 0 && !o->prompts_wrong) spec_help(r, "or: other");
         return i;
     }
-    op->donor_other = 1;
-    op->donor_prompt = NULL;
+    d->other = true;
+    d->prompt = NULL;
     if (o->prompts_wrong || o->unpaired < 0) return -1;
     spec_wrong(r, spec_put(r, v), "E225", "prompt: other needs pairs, and prompt '%s' has no other",
                o->s.prompts[o->unpaired].name);
@@ -102,36 +58,81 @@ static void check_donor_condition(struct reader *r, const struct node *from, con
                    o->s.conditions[i].name);
 }
 
-static void read_from(struct reader *r, const struct node *v, struct op *op)
+static void read_from(struct reader *r, const struct node *v, struct donor *d)
 {
     struct field f[] = {NEEDED("prompt", "prompt: other, or the name of a prompt"), MAY("condition"), MAY("at"), {0}};
     const struct node *prompt, *at;
     int only = -1;
-    op->from_at = v->at;
+    d->at = v->at;
     if (!spec_map(r, v, "from", f)) return;
     prompt = spec_field(f, "prompt");
     at = spec_field(f, "at");
-    if (prompt) only = read_donor_prompt(r, prompt, op);
+    if (prompt) only = read_donor_prompt(r, prompt, d);
     check_donor_condition(r, v, spec_field(f, "condition"));
-    if (at) read_select(r, at, only, &op->donor_select);
+    if (at) spec_select(r, at, only, "operation", &d->select);
 }
 
-/* ---- operations ---- */
+/* One side of a difference of recorded vectors. */
+static void read_side(struct reader *r, const struct node *v, const char *name, struct donor *d)
+{
+    struct field f[] = {NEEDED("prompt", "prompt: other, or the name of a prompt"),
+                        NEEDED("at", "at: { text: \"...\" } or { tokens: [-1] }"),
+                        {0}};
+    int only = -1;
+    d->at = v->at;
+    if (!spec_map(r, v, name, f)) return;
+    if (spec_field(f, "prompt")) only = read_donor_prompt(r, spec_field(f, "prompt"), d);
+    if (spec_field(f, "at")) spec_select(r, spec_field(f, "at"), only, "operation", &d->select);
+}
+
+static void read_vector(struct reader *r, const struct node *v, struct op_vector *x)
+{
+    struct field f[] = {MAY("file"), MAY("tensor"), MAY("from"), MAY("minus"), {0}};
+    const struct node *file, *tensor, *from, *minus;
+    int wrong = r->wrong;
+    x->at = v->at;
+    x->width = v->width;
+    if (!spec_map(r, v, "vector", f) || r->wrong > wrong) return;
+    file = spec_field(f, "file");
+    tensor = spec_field(f, "tensor");
+    from = spec_field(f, "from");
+    minus = spec_field(f, "minus");
+    if (!file != !tensor || !from != !minus || !file == !from) {
+        spec_wrong(r, v, "E223", "a vector has file and tensor, or from and minus");
+        spec_help(r, "help: vector: { file: steer.safetensors, tensor: direction }");
+        spec_help(r, "help: vector: { from: { prompt: A, at: { tokens: [-1] } }, minus: { prompt: B, at: { tokens: [-1] } } }");
+        return;
+    }
+    if (file) {
+        spec_text(r, file, "file", &x->file);
+        spec_text(r, tensor, "tensor", &x->tensor);
+        return;
+    }
+    read_side(r, from, "from", &x->from);
+    read_side(r, minus, "minus", &x->minus);
+}
+
+/* ---- keys that some operations have ---- */
+
+static void not_of(struct reader *r, const struct field *f, const char *const *own, const char *whose)
+{
+    for (; *own; own++)
+        if (spec_field(f, *own)) spec_wrong(r, spec_field(f, *own), "E229", "%s belongs to %s", *own, whose);
+}
 
 /* from, align, rope: they say where values come from, which only a transplant has. */
 static void read_transplant(struct reader *r, const struct field *f, struct op *op)
 {
     static const char *const aligns[] = {"same_length", NULL}, *const aligns_later[] = {"left", "right", "map", NULL};
     static const char *const ropes[] = {"keep", "rerotate", NULL};
-    static const char *const own[] = {"from", "align", "rope"};
+    static const char *const own[] = {"from", "align", "rope", NULL};
     const struct node *from = spec_field(f, "from"), *align = spec_field(f, "align"), *rope = spec_field(f, "rope");
     if (op->op != EDIT_TRANSPLANT) {
-        for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-            if (spec_field(f, own[i])) spec_wrong(r, spec_field(f, own[i]), "E229", "%s belongs to a transplant", own[i]);
+        not_of(r, f, own, "a transplant");
         return;
     }
     if (from) {
-        read_from(r, from, op);
+        read_from(r, from, &op->donor);
     } else {
         spec_wrong(r, spec_field(f, "op"), "E202", "a transplant needs the key 'from'");
         spec_help(r, "help: from: { prompt: other }");
@@ -142,33 +143,104 @@ static void read_transplant(struct reader *r, const struct field *f, struct op *
     if (rope) op->rerotate = spec_word(r, rope, "rope", ropes, NULL) == 1;
 }
 
-static void read_tensor(struct reader *r, const struct node *v, struct op *op)
+/* by and vector. */
+static void read_amount(struct reader *r, const struct field *f, struct op *op)
 {
-    static const char *const words[] = {"k", "v", "kv", NULL};
-    static const int values[] = {CACHE_K, CACHE_V, CACHE_K | CACHE_V};
-    int word = spec_word(r, v, "tensor", words, NULL);
-    if (word < 0) return;
-    op->tensors = values[word];
-    if (op->op == EDIT_MASK && op->tensors != (CACHE_K | CACHE_V))
-        spec_wrong(r, spec_put(r, v), "E229", "a mask hides the whole position: tensor can only be kv");
+    static const char *const by[] = {"by", NULL}, *const vector[] = {"vector", NULL};
+    bool add = op->op == EDIT_ADD, scale = op->op == EDIT_SCALE;
+    op->by = 1;
+    if (!add && !scale)
+        not_of(r, f, by, "scale and add");
+    else if (spec_field(f, "by"))
+        spec_number(r, spec_field(f, "by"), "by", &op->by);
+    else if (scale) {
+        spec_wrong(r, spec_field(f, "op"), "E202", "scale needs the key 'by'");
+        spec_help(r, "help: by: 0.5");
+    }
+    if (!add)
+        not_of(r, f, vector, "add");
+    else if (spec_field(f, "vector"))
+        read_vector(r, spec_field(f, "vector"), &op->vector);
+    else {
+        spec_wrong(r, spec_field(f, "op"), "E202", "add needs the key 'vector'");
+        spec_help(r, "help: vector: { file: steer.safetensors, tensor: direction }");
+    }
 }
 
-/* False when the operation is not known, and so not what else belongs to it. */
+/* ---- what goes together ---- */
+
+static void tensor_with_op(struct reader *r, const struct node *v, const struct op *op)
+{
+    if (op->op == EDIT_MASK && op->tensors != KEPT) {
+        spec_wrong(r, v, "E229", "a mask hides the whole position: tensor can only be kv");
+    } else if (op->op != EDIT_MASK && op->when == WHEN_FINISHED_CACHE && op->tensors & ~KEPT) {
+        spec_wrong(r, v, "E229", "tensor: %s does not go with when: finished_cache: a cache holds keys and values alone",
+                   v->text);
+        spec_help(r, "with when: finished_cache  k v kv");
+        spec_help(r, "with when: prefill         " IN_FLIGHT);
+    } else if (op->op == EDIT_ADD && op->tensors == KEPT) {
+        spec_wrong(r, v, "E229", "tensor: kv does not go with op: add: one vector cannot be for both");
+        spec_help(r, "with op: add  k v k_pre resid embed attn_out mlp_out head_out");
+    }
+}
+
+/* Which operation, moment, tensor, layers and heads make sense together; f as read. */
+static void check_together(struct reader *r, const struct field *f, const struct op *op)
+{
+    const struct node *when = spec_field(f, "when"), *tensor = spec_field(f, "tensor"), *layers = spec_field(f, "layers"),
+                      *heads = spec_field(f, "heads"), *rope = spec_field(f, "rope");
+    if (when && ((op->op == EDIT_MASK && op->when == WHEN_PREFILL) || (op->op == EDIT_ADD && op->when != WHEN_PREFILL))) {
+        when = spec_put(r, when);
+        spec_wrong(r, when, "E229", "when: %s does not go with op: %s", when->text, op->op == EDIT_MASK ? "mask" : "add");
+        spec_help(r, "with when: finished_cache  zero scale transplant mask noop");
+        spec_help(r, "with when: prefill         zero scale transplant add noop");
+    } else if (tensor) {
+        tensor_with_op(r, spec_put(r, tensor), op);
+    } else if (op->op == EDIT_ADD) {
+        spec_wrong(r, spec_field(f, "op"), "E202", "add needs the key 'tensor'");
+        spec_help(r, "help: tensor: resid");
+    }
+    if (heads && !(op->tensors & WITH_HEADS)) {
+        spec_wrong(r, heads, "E229", "tensor: %s has no heads", spec_put(r, tensor)->text);
+        spec_help(r, "with heads  k v kv k_pre (kv heads), head_out (query heads)");
+    }
+    if (layers && op->embed) spec_wrong(r, layers, "E229", "tensor: embed stands before the first layer and has none");
+    if (rope && op->tensors & ~KEPT) spec_wrong(r, rope, "E229", "rope is for k and kv: other tensors carry no rotation");
+}
+
+/* ---- operations ---- */
+
+/* False when the key has a value that is not known, and so not what goes with it. */
+static bool read_tensor(struct reader *r, const struct node *v, struct op *op)
+{
+    int word = spec_word(r, v, "tensor", tensor_words, NULL);
+    if (word < 0) return false;
+    op->tensors = tensors[word].bits;
+    op->embed = !strcmp(tensors[word].name, "embed");
+    return true;
+}
+
 static bool read_kind(struct reader *r, const struct node *v, struct op *op)
 {
-    static const char *const words[] = {"zero", "transplant", "mask", "noop", NULL};
-    static const enum edit_op values[] = {EDIT_ZERO, EDIT_TRANSPLANT, EDIT_MASK, EDIT_NOOP};
-    static const char *const later[] = {"scale", "noise", "evict", "swap", NULL};
+    static const char *const words[] = {"zero", "scale", "transplant", "add", "mask", "noop", NULL};
+    static const enum edit_op values[] = {EDIT_ZERO, EDIT_SCALE, EDIT_TRANSPLANT, EDIT_ADD, EDIT_MASK, EDIT_NOOP};
+    static const char *const later[] = {"mean", "noise", "swap", "evict", "quantise", "knockout", NULL};
     int word = v ? spec_word(r, v, "op", words, later) : -1;
     if (word >= 0) op->op = values[word];
     return word >= 0;
 }
 
+static bool read_when(struct reader *r, const struct node *v, struct op *op)
+{
+    static const char *const words[] = {"finished_cache", "prefill", NULL}, *const later[] = {"every_step", "steps", NULL};
+    int word = spec_word(r, v, "when", words, later);
+    if (word >= 0) op->when = word == 1 ? WHEN_PREFILL : WHEN_FINISHED_CACHE;
+    return word >= 0;
+}
+
 static void read_op(struct reader *r, const struct node *v, struct op *op)
 {
-    static const char *const whens[] = {"finished_cache", NULL};
-    static const char *const whens_later[] = {"prefill", "every_step", "steps", NULL};
-    struct field f[] = {NEEDED("op", "op: zero, transplant, mask or noop"),
+    struct field f[] = {NEEDED("op", "op: zero, scale, transplant, add, mask or noop"),
                         MAY("tensor"),
                         MAY("layers"),
                         MAY("heads"),
@@ -176,20 +248,21 @@ static void read_op(struct reader *r, const struct node *v, struct op *op)
                         MAY("from"),
                         MAY("align"),
                         MAY("rope"),
-                        NEEDED("when", "when: finished_cache"),
-                        LATER("by"),
+                        MAY("by"),
+                        MAY("vector"),
+                        NEEDED("when", "when: finished_cache or prefill"),
                         LATER("sigma"),
                         LATER("seed"),
                         LATER("position_policy"),
                         {0}};
     const struct node *layers, *heads;
-    bool known;
-    *op = (struct op){.tensors = CACHE_K | CACHE_V, .at = v->at, .layers_at = v->at, .heads_at = v->at};
+    bool known, together = true;
+    *op = (struct op){.tensors = KEPT, .at = v->at, .layers_at = v->at, .heads_at = v->at};
     op->layers = op->heads = (struct ranges){.all = true, .at = v->at, .width = v->width};
     if (!spec_map(r, v, "an operation", f)) return;
     known = read_kind(r, spec_field(f, "op"), op);
-    if (spec_field(f, "when")) spec_word(r, spec_field(f, "when"), "when", whens, whens_later);
-    if (spec_field(f, "tensor")) read_tensor(r, spec_field(f, "tensor"), op);
+    if (spec_field(f, "when") && !read_when(r, spec_field(f, "when"), op)) together = false;
+    if (spec_field(f, "tensor") && !read_tensor(r, spec_field(f, "tensor"), op)) together = false;
     if ((layers = spec_field(f, "layers"))) {
         op->layers_at = layers->at;
         spec_ranges(r, layers, "layers", true, &op->layers);
@@ -198,9 +271,12 @@ static void read_op(struct reader *r, const struct node *v, struct op *op)
         op->heads_at = heads->at;
         spec_ranges(r, heads, "heads", true, &op->heads);
     }
-    if (spec_field(f, "at")) read_select(r, spec_field(f, "at"), -1, &op->select);
-    op->donor_select = op->select;
-    if (known) read_transplant(r, f, op);
+    if (spec_field(f, "at")) spec_select(r, spec_field(f, "at"), -1, "operation", &op->select);
+    op->donor.select = op->select;
+    if (!known) return;
+    read_transplant(r, f, op);
+    read_amount(r, f, op);
+    if (together) check_together(r, f, op);
 }
 
 bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n)

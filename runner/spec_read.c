@@ -2,6 +2,7 @@
 #include "spec_internal.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -262,6 +263,47 @@ bool spec_int(struct reader *r, const struct node *v, const char *name, int lo, 
     }
     if (ok == WHOLE_TOO_LARGE || x < lo || x > hi) {
         spec_wrong(r, v, "E212", "%s: %s is outside %d..%d", name, spec_shown(r, v), lo, hi);
+        return false;
+    }
+    *out = x;
+    return true;
+}
+
+/* -?digits[.digits][e[+-]digits]: what every language writes for a number. */
+static bool is_number(const char *s)
+{
+    size_t n;
+    if (*s == '-') s++;
+    n = strspn(s, "0123456789");
+    if (n == 0) return false;
+    s += n;
+    if (*s == '.') {
+        n = strspn(s + 1, "0123456789");
+        if (n == 0) return false;
+        s += 1 + n;
+    }
+    if (*s == 'e' || *s == 'E') {
+        s += s[1] == '-' || s[1] == '+' ? 2 : 1;
+        n = strspn(s, "0123456789");
+        if (n == 0) return false;
+        s += n;
+    }
+    return !*s;
+}
+
+bool spec_number(struct reader *r, const struct node *v, const char *name, float *out)
+{
+    float x;
+    v = scalar(r, v, name, "a number");
+    if (!v) return false;
+    if (!is_number(v->text)) {
+        spec_wrong(r, v, "E211", "%s: %s is not a number", name, spec_shown(r, v));
+        spec_help(r, "help: write 0.5, -2 or 1e-3");
+        return false;
+    }
+    x = strtof(v->text, NULL);
+    if (!isfinite(x)) {
+        spec_wrong(r, v, "E212", "%s: %s is too large", name, spec_shown(r, v));
         return false;
     }
     *out = x;

@@ -79,6 +79,22 @@ const struct engine_info *engine_info(const engine *en)
     return &en->info;
 }
 
+int engine_site_width(const engine *en, int site, int n_tokens)
+{
+    const struct engine_info *m = &en->info;
+    if (site & (CACHE_K | CACHE_V | SITE_K_PRE)) return m->n_kv_head * m->head_dim;
+    if (site == SITE_HEAD_OUT) return m->n_head * m->head_dim;
+    if (site == SITE_ATTN) return m->n_head * n_tokens;
+    return site == SITE_LOGITS ? m->n_vocab : m->n_embd;
+}
+
+/* Only the widest type: the fake files of vectors have no other. */
+void engine_kv_to_f32(enum kv_type t, const void *in, float *out, size_t n)
+{
+    if (t != KV_F32) abort();
+    memcpy(out, in, n * sizeof *out);
+}
+
 static size_t fake_token(const char *s, size_t n)
 {
     const char *end = n > 4 && memcmp(s, "<|", 2) == 0 ? memmem(s + 2, n - 2, "|>", 2) : NULL;

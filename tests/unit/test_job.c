@@ -305,6 +305,166 @@ static void different_positions_need_rope_only_where_keys_move(void **state)
     assert_non_null(strstr(job_of("sf/t")->key_json, "\"rope\":\"keep\""));
 }
 
+/* ---- edits in flight ---- */
+
+#define VECTORS "tests/bad_specs/vectors.safetensors"
+/* SHA-256 of the 16 floats 0, 1/8, .. 15/8, by Python's hashlib. */
+#define STEER "806e458ed0389357c545b813780b66074cccb8120ed7fcb289565d7395a166b8"
+
+static const char flight[] = HEAD
+    "prompts:\n  - { name: a, tokens: [5, 6, 7, 8] }\n  - { name: b, tokens: [5, 6, 9, 8] }\nconditions:\n  - name: z\n"
+    "    apply: [{ op: zero, tensor: v, layers: [1], at: { tokens: [-1] }, when: prefill }]\n  - name: s\n"
+    "    apply: [{ op: scale, tensor: head_out, layers: [0, 1], heads: [3], by: 0.10, at: { tokens: [2] }, when: prefill }]\n"
+    "  - name: t\n    apply: [{ op: transplant, tensor: embed, at: { tokens: [2] }, from: { prompt: b, condition: base }, "
+    "when: prefill }]\n  - name: f\n    apply: [{ op: add, tensor: resid, layers: [31], by: -2.50, at: { tokens: [0, 1] }, "
+    "vector: { file: " VECTORS ", tensor: steer }, when: prefill }]\n  - name: d\n    apply: [{ op: add, tensor: k, layers: "
+    "[2], at: { tokens: [0] }, vector: { from: { prompt: a, at: { tokens: [-1] } }, minus: { prompt: b, at: { tokens: [2] } "
+    "} }, when: prefill }]\n  - name: base\n";
+
+static void an_edit_in_flight_needs_no_after_edit_and_may_be_at_the_last_token(void **state)
+{
+    const struct job *j;
+    (void)state;
+    bound_good(&b, flight);
+    j = job_of("a/z");
+    assert_int_equal(j->after, AFTER_NONE);
+    assert_int_equal(j->ops[0].when, WHEN_PREFILL);
+    assert_int_equal(j->ops[0].at[0], 3);
+    assert_int_equal(job_of("a/s")->ops[0].n_heads, 1);
+    assert_int_equal(job_of("a/f")->ops[0].n_heads, 0);
+    assert_int_equal(job_of("a/t")->ops[0].layers[0], -1);
+    assert_int_equal(job_of("b/t")->ops[0].donor_prompt, 1); /* itself: a self-transplant */
+    assert_int_equal(job_of("a/f")->ops[0].vector->n_rows, 1);
+    assert_float_equal(job_of("a/f")->ops[0].vector->rows[15], 15.0 / 8, 0);
+    assert_null(job_of("a/d")->ops[0].vector->rows);
+    assert_int_equal(job_of("a/d")->ops[0].vector->from.at, 3);
+    assert_int_equal(job_of("a/d")->ops[0].vector->minus.prompt, 1);
+}
+
+static void the_key_of_an_edit_in_flight_holds_what_it_does_alone(void **state)
+{
+    static const char *const ops[][2] = {
+        {"a/z", "[{\"at\":[3],\"heads\":\"all\",\"layers\":[[1,1]],\"op\":\"zero\",\"tensor\":\"v\",\"when\":\"prefill\"}]"},
+        {"a/s", "[{\"at\":[2],\"by\":\"0.1\",\"heads\":[[3,3]],\"layers\":[[0,1]],\"op\":\"scale\",\"tensor\":\"head_out\","
+                "\"when\":\"prefill\"}]"},
+        {"a/f", "[{\"at\":[0,1],\"by\":\"-2.5\",\"layers\":[[31,31]],\"op\":\"add\",\"tensor\":\"resid\","
+                "\"vector\":\"sha256:" STEER "\",\"when\":\"prefill\"}]"},
+    };
+    char *first[5];
+    static const char *const labels[] = {"a/z", "a/s", "a/t", "a/f", "a/d"};
+    struct buf text = {0};
+    size_t i;
+    (void)state;
+    bound_good(&b, flight);
+    for (i = 0; i < sizeof ops / sizeof *ops; i++)
+        if (!strstr(job_of(ops[i][0])->key_json, ops[i][1])) fail_msg("%s", job_of(ops[i][0])->key_json);
+    assert_null(strstr(job_of("a/z")->key_json, "after_edit"));
+    assert_non_null(strstr(job_of("a/t")->key_json, "\"tensor\":\"embed\""));
+    assert_null(strstr(job_of("a/t")->key_json, "layers"));
+    assert_null(strstr(job_of("a/t")->key_json, "rope"));
+    assert_non_null(strstr(job_of("a/d")->key_json, "\"by\":\"1\""));
+    assert_non_null(strstr(job_of("a/d")->key_json, "\"vector\":{\"from\":{\"at\":[3],\"cache\":\"sha256:" CACHE
+                                                    "\"},\"minus\":{\"at\":[2],\"cache\":\"sha256:"));
+    for (i = 0; i < 5; i++) first[i] = mem_strdup(job_of(labels[i])->key_json);
+    buf_printf(&text, "%sdecode: { after_edit: reuse_logits }\n", flight); /* says nothing of these jobs */
+    bound_good(&b, text.p);
+    for (i = 0; i < 5; i++) {
+        assert_string_equal(job_of(labels[i])->key_json, first[i]);
+        free(first[i]);
+    }
+    buf_free(&text);
+}
+
+static void numbers_are_written_with_the_digits_that_read_them_back(void **state)
+{
+    static const struct {
+        float x;
+        const char *text;
+    } cases[] = {{1, "1"},
+                 {0.1f, "0.1"},
+                 {-2.5f, "-2.5"},
+                 {1e-3f, "0.001"},
+                 {1.0f / 3, "0.33333334"},
+                 {16777216, "16777216"},
+                 {3.4028235e38f, "3.4028235e+38"},
+                 {1e-45f, "1e-45"},
+                 {0, "0"}};
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char out[16];
+        job_number(cases[i].x, out);
+        assert_string_equal(out, cases[i].text);
+    }
+}
+
+static void controls_repeat_edits_in_flight_in_flight(void **state)
+{
+    const struct job *noop, *self;
+    struct buf text = {0};
+    int i;
+    (void)state;
+    buf_printf(&text, "%scontrols: [noop, self_transplant]\n", flight);
+    bound_good(&b, text.p);
+    buf_free(&text);
+    noop = job_of("a/noop");
+    self = job_of("a/self_transplant");
+    assert_int_equal(noop->n_ops, 5);
+    assert_int_equal(noop->after, AFTER_NONE);
+    for (i = 0; i < 5; i++) {
+        assert_int_equal(noop->ops[i].when, WHEN_PREFILL);
+        assert_null(noop->ops[i].vector);
+        assert_int_equal(self->ops[i].donor_prompt, 0);
+        assert_int_equal(self->ops[i].donor_at[0], self->ops[i].at[0]);
+    }
+}
+
+/* ---- records ---- */
+
+static const struct job_record *record_of(const struct job *j, int site, int layer)
+{
+    int i, l;
+    for (i = 0; i < j->n_records; i++)
+        for (l = 0; l < j->records[i].n_layers; l++)
+            if (j->records[i].site == site && j->records[i].layers[l] == layer) return &j->records[i];
+    return NULL;
+}
+
+static void records_are_the_union_of_what_captures_ask_for(void **state)
+{
+    const struct job *j;
+    (void)state;
+    bound_good(&b, HEAD PAIR
+               "conditions:\n  - name: baseline\n  - name: again\n  - name: zero\n    apply: [" ZERO "]\n" DECODE
+               "capture:\n  tensors:\n    - { of: [baseline], tensors: [resid, embed], layers: '0..2', at: { slot: city } }\n"
+               "    - { of: [zero], tensors: [attn, logits], layers: [-1] }\n"
+               "    - { of: [again], tensors: [resid], layers: [1], at: { tokens: [0, -1] } }\n");
+    j = job_of("sf/baseline"); /* runs for `again`, too */
+    assert_int_equal(j->n_records, 3);
+    assert_int_equal(record_of(j, SITE_RESID, 0)->n_layers, 2);
+    assert_int_equal(record_of(j, SITE_RESID, 0)->layers[1], 2);
+    assert_int_equal(record_of(j, SITE_RESID, 0)->n_at, 1);
+    assert_int_equal(record_of(j, SITE_RESID, 1)->n_at, 3);
+    assert_int_equal(record_of(j, SITE_RESID, 1)->at[1], 3);
+    assert_int_equal(record_of(j, SITE_RESID, -1)->n_layers, 1);
+    assert_null(record_of(j, SITE_RESID, 3));
+    j = job_of("sf/zero");
+    assert_int_equal(j->n_records, 2);
+    assert_int_equal(record_of(j, SITE_ATTN, 31)->n_at, b.p[0].n_tokens);
+    assert_int_equal(record_of(j, SITE_LOGITS, 0)->n_layers, 1);
+    assert_null(strstr(j->key_json, "attn"));
+    assert_int_equal(job_record_bytes(&fake, b.j, j), 4 * 7 * (4 * 7 + FAKE_VOCAB));
+}
+
+static void a_capture_larger_than_memory_is_refused(void **state)
+{
+    (void)state;
+    fake.info.n_vocab = 1 << 28;
+    bound_make(&b, HEAD PAIR "conditions: [{ name: baseline }]\ncapture: { tensors: [{ tensors: [logits] }] }\n");
+    assert_null(b.j);
+    assert_non_null(strstr(b.said, "error E360: what is recorded of one job of prompt 'sf' takes 7.5 GB; at most 4 GB"));
+}
+
 /* ---- size ---- */
 
 static void a_hundred_thousand_jobs_expand_in_seconds(void **state)
@@ -363,6 +523,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_donor_counts_by_its_cache_and_not_by_decode_settings, setup, teardown),
         cmocka_unit_test_setup_teardown(the_last_token_may_be_edited_with_reuse_logits, setup, teardown),
         cmocka_unit_test_setup_teardown(different_positions_need_rope_only_where_keys_move, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_edit_in_flight_needs_no_after_edit_and_may_be_at_the_last_token, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_key_of_an_edit_in_flight_holds_what_it_does_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(numbers_are_written_with_the_digits_that_read_them_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(controls_repeat_edits_in_flight_in_flight, setup, teardown),
+        cmocka_unit_test_setup_teardown(records_are_the_union_of_what_captures_ask_for, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_capture_larger_than_memory_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(a_hundred_thousand_jobs_expand_in_seconds, setup, teardown),
         cmocka_unit_test_setup_teardown(too_many_jobs_are_refused_before_they_are_made, setup, teardown),
     };

@@ -259,13 +259,61 @@ static void operations_of_the_needle_spec_are_typed(void **state)
     assert_int_equal(ops[0].layers.r[0].last, 9);
     assert_true(ops[0].heads.all);
     assert_int_equal(ops[0].select.kind, SELECT_SLOT);
-    assert_string_equal(ops[0].donor_select.text, "city");
+    assert_string_equal(ops[0].donor.select.text, "city");
     assert_int_equal(ops[0].select.nth, SELECT_ONLY);
-    assert_true(ops[0].donor_other);
+    assert_true(ops[0].donor.other);
     assert_false(ops[0].rope_given);
     assert_int_equal(ops[0].at.line, 58);
     arena_free(mem);
     diag_free(d);
+    spec_free(s);
+}
+
+static void edits_in_flight_and_captures_of_tensors_are_typed(void **state)
+{
+    struct spec *s = parse_good(
+        "kvrun: 1\nexperiment: x\nmodel: { path: m.gguf }\nprompts:\n  - { name: [a, b], slots: { w: [x, y] }, text: 'An "
+        "{{w}}' }\n"
+        "axes: { by: [0.5, '-1e-3'] }\nconditions:\n  - name: base\n  - name: e\n    over: [by]\n    apply:\n"
+        "      - { op: scale, by: $by, tensor: embed, at: { slot: w }, when: prefill }\n"
+        "      - { op: add, tensor: head_out, heads: [1], layers: [2], at: { slot: w }, vector: { file: v.safetensors, tensor: "
+        "d }, "
+        "when: prefill }\n"
+        "      - { op: add, tensor: k_pre, at: { slot: w }, vector: { from: { prompt: other, at: { slot: w } }, minus: { "
+        "prompt: b, "
+        "at: { tokens: [0] } } }, when: prefill }\n"
+        "      - { op: transplant, tensor: resid, at: { slot: w }, from: { prompt: other }, when: prefill }\n"
+        "capture:\n  tensors:\n    - { of: [base], tensors: [resid, embed, logits], layers: '0..1', at: { slot: w } }\n"
+        "    - { tensors: [attn] }\n");
+    struct axis_value value = {.axis = 0, .text = "-1e-3"};
+    struct diag *d = diag_new("x", "", 0);
+    arena *mem = arena_new();
+    struct op *ops;
+    int n;
+    (void)state;
+    assert_int_equal(spec_ops(s, &s->conditions[1], &value, 1, mem, d, &ops, &n), 0);
+    assert_int_equal(n, 4);
+    assert_true(ops[0].embed && ops[0].tensors == SITE_RESID && ops[0].when == WHEN_PREFILL && ops[0].op == EDIT_SCALE);
+    assert_float_equal(ops[0].by, -1e-3f, 0);
+    assert_true(ops[1].op == EDIT_ADD && ops[1].tensors == SITE_HEAD_OUT && !ops[1].embed);
+    assert_float_equal(ops[1].by, 1, 0);
+    assert_string_equal(ops[1].vector.file, "v.safetensors");
+    assert_string_equal(ops[1].vector.tensor, "d");
+    assert_null(ops[2].vector.file);
+    assert_true(ops[2].vector.from.other);
+    assert_string_equal(ops[2].vector.minus.prompt, "b");
+    assert_int_equal(ops[2].vector.minus.select.kind, SELECT_TOKENS);
+    assert_true(ops[3].donor.other && ops[3].tensors == SITE_RESID);
+    assert_int_equal(s->n_tensors, 2);
+    assert_int_equal(s->n_captures, 0);
+    assert_int_equal(s->tensors[0].sites, SITE_RESID | SITE_LOGITS);
+    assert_true(s->tensors[0].embed && !s->tensors[0].layers.all);
+    assert_string_equal(s->tensors[0].select.text, "w");
+    assert_null(s->tensors[1].conditions);
+    assert_true(s->tensors[1].layers.all && s->tensors[1].select.tokens.all);
+    assert_int_equal(s->decode.after_edit, AFTER_NONE);
+    diag_free(d);
+    arena_free(mem);
     spec_free(s);
 }
 
@@ -436,12 +484,12 @@ static void extends_copies_and_replaces_whole_keys(void **state)
     assert_int_equal(ops[0].op, EDIT_TRANSPLANT);
     assert_int_equal(ops[0].tensors, CACHE_V);
     assert_true(ops[0].rope_given && ops[0].rerotate);
-    assert_false(ops[0].donor_other);
-    assert_string_equal(ops[0].donor_prompt, "b");
+    assert_false(ops[0].donor.other);
+    assert_string_equal(ops[0].donor.prompt, "b");
     assert_int_equal(ops[0].select.tokens.n, 3);
     assert_int_equal(ops[0].select.tokens.r[1].last, 4);
-    assert_int_equal(ops[0].donor_select.kind, SELECT_SLOT);
-    assert_int_equal(ops[0].donor_select.nth, 1);
+    assert_int_equal(ops[0].donor.select.kind, SELECT_SLOT);
+    assert_int_equal(ops[0].donor.select.nth, 1);
     assert_int_equal(s->decode.after_edit, AFTER_REUSE_LOGITS);
     assert_int_equal(s->captures[0].moments, MOMENT_PREFILL | MOMENT_EDITED | MOMENT_END);
     assert_null(s->captures[0].conditions);
@@ -606,6 +654,7 @@ int main(void)
         cmocka_unit_test(a_file_over_the_limit_is_refused),
         cmocka_unit_test(the_needle_spec_loads_without_warnings),
         cmocka_unit_test(operations_of_the_needle_spec_are_typed),
+        cmocka_unit_test(edits_in_flight_and_captures_of_tensors_are_typed),
         cmocka_unit_test(slots_are_filled_once_and_four_braces_are_two),
         cmocka_unit_test(strings_keep_their_bytes),
         cmocka_unit_test(tokens_may_differ_by_name),
