@@ -81,13 +81,18 @@ CREATE TABLE job (
   decode_json TEXT NOT NULL,
   key_json TEXT NOT NULL) STRICT;       -- all that can change the answer, the very bytes hashed
 CREATE INDEX job_prompt ON job(prompt_id);
-CREATE TABLE intervention (         -- an edit of the cache, resolved: no names, no negative indices left
+CREATE TABLE intervention (         -- an edit of the cache or of the pass, resolved: no names, no negative indices left
   job_id INTEGER NOT NULL REFERENCES job ON DELETE CASCADE, ord INTEGER NOT NULL,
-  op TEXT NOT NULL CHECK (op IN ('noop','zero','transplant','mask')),
-  tensor TEXT NOT NULL CHECK (tensor IN ('k','v','kv')), timing TEXT NOT NULL CHECK (timing IN ('finished_cache')),
-  layers_json TEXT NOT NULL, heads_json TEXT NOT NULL, positions_json TEXT NOT NULL, -- heads: kv heads
-  donor_prompt_id INTEGER REFERENCES prompt, donor_positions_json TEXT, -- the donor is that prompt's unedited cache
+  op TEXT NOT NULL CHECK (op IN ('noop','zero','scale','transplant','add','mask')),
+  tensor TEXT NOT NULL CHECK (tensor IN ('k','v','kv','k_pre','resid','embed','attn_out','mlp_out','head_out')),
+  timing TEXT NOT NULL CHECK (timing IN ('finished_cache','prefill')),
+  layers_json TEXT NOT NULL, heads_json TEXT NOT NULL, positions_json TEXT NOT NULL, -- embed: layer -1. Heads: query heads
+                                                                     -- for head_out, else kv heads; [] where there are none
+  donor_prompt_id INTEGER REFERENCES prompt, donor_positions_json TEXT, -- where values come from: that prompt, unedited
   rerotate INTEGER NOT NULL CHECK (rerotate IN (0,1)),               -- keys turned to the position they were put at
+  amount REAL,                                                       -- scale: times this; add: this times the vector
+  vector_sha256 BLOB CHECK (length(vector_sha256)=32),               -- add: of a file's f32 numbers; NULL: donor minus this:
+  minus_prompt_id INTEGER REFERENCES prompt, minus_positions_json TEXT,
   PRIMARY KEY (job_id, ord)) STRICT, WITHOUT ROWID;
 CREATE TABLE spec_job (             -- where a job sits in an experiment
   id INTEGER PRIMARY KEY, spec_id INTEGER NOT NULL REFERENCES spec ON DELETE CASCADE,
@@ -138,7 +143,7 @@ CREATE TABLE metric (               -- computed from attempt_id; NaN would silen
 CREATE INDEX metric_job ON metric(spec_job_id);
 CREATE INDEX metric_attempt ON metric(attempt_id);
 
----- KV caches --------------------------------------------------------------
+---- KV caches and activations ----------------------------------------------
 CREATE TABLE blob (                 -- content addressed: equal chunks are stored once, whoever they belong to
   id INTEGER PRIMARY KEY, xxh128 BLOB NOT NULL CHECK (length(xxh128)=16), -- XXH3-128 of the raw bytes, big endian
   raw_bytes INTEGER NOT NULL, dtype TEXT NOT NULL CHECK (dtype IN ('f32','f16','bf16')),
@@ -151,15 +156,19 @@ CREATE TABLE blob_data (            -- apart from blob, so that questions about 
 CREATE UNIQUE INDEX blob_data_count ON blob_data(blob_id); -- lets count(*) of database browsers avoid them, too
 CREATE TABLE kv_capture (           -- a cache as it was at a moment: tokens tok_start..tok_end-1
   id INTEGER PRIMARY KEY, attempt_id INTEGER NOT NULL REFERENCES attempt ON DELETE CASCADE,
-  moment TEXT NOT NULL,             -- 'prefill': all but the last prompt token; 'edited': after the edits; 'end': all fed
+  moment TEXT NOT NULL CHECK (moment IN ('prefill','edited','end','pass')), -- 'prefill': all but the last prompt token;
+                                    -- 'edited': after the edits; 'end': all fed; 'pass': activations while the prompt was fed
   dtype TEXT NOT NULL CHECK (dtype IN ('f32','f16','bf16')),
-  k_space TEXT NOT NULL CHECK (k_space IN ('k_pre','k_post')),       -- keys before or after rotary embedding
+  k_space TEXT CHECK (k_space IN ('k_pre','k_post')),                -- keys before or after rotary embedding; NULL: 'pass'
   tok_start INTEGER NOT NULL, tok_end INTEGER NOT NULL, block_tokens INTEGER NOT NULL,
   complete INTEGER NOT NULL CHECK (complete IN (0,1)),               -- 1: no chunk is missing
+  CHECK ((k_space IS NULL) = (moment='pass')),
   UNIQUE (attempt_id, moment)) STRICT;
-CREATE TABLE kv_chunk (             -- raw bytes: (n_kv_head, n_tok, head_dim), little endian
+CREATE TABLE kv_chunk (             -- raw bytes, little endian: (n_kv_head, n_tok, head_dim) of k and v; activations f32
+                                    -- (n_tok, width), attn: width = n_head * prompt tokens. embed: layer -1; logits: layer 0
   capture_id INTEGER NOT NULL REFERENCES kv_capture ON DELETE CASCADE,
-  layer INTEGER NOT NULL, tensor TEXT NOT NULL CHECK (tensor IN ('k','v')),
+  layer INTEGER NOT NULL,
+  tensor TEXT NOT NULL CHECK (tensor IN ('k','v','k_pre','resid','embed','attn_out','mlp_out','head_out','attn','logits')),
   tok_start INTEGER NOT NULL, n_tok INTEGER NOT NULL, blob_id INTEGER NOT NULL REFERENCES blob,
   PRIMARY KEY (capture_id, layer, tensor, tok_start)) STRICT, WITHOUT ROWID;
 CREATE INDEX kv_chunk_blob ON kv_chunk(blob_id);
@@ -200,7 +209,7 @@ CREATE VIEW v_metric AS             -- numbers of the newest answers; value is N
   SELECT l.experiment, l.label, l.condition, l.prompt, d.name AS metric, mt.value, mt.flag, l.spec_job_id, l.attempt_id
   FROM v_latest l CROSS JOIN metric mt ON mt.spec_job_id=l.spec_job_id AND mt.attempt_id=l.attempt_id
   CROSS JOIN metric_def d ON d.id=mt.metric_id;
-CREATE VIEW v_kv AS                 -- one row per stored chunk of a cache: where it sits and what it costs
+CREATE VIEW v_kv AS                 -- one row per stored chunk of a cache or of activations: where it sits, what it costs
   SELECT l.experiment, l.label, k.moment, c.layer, c.tensor, c.tok_start, c.n_tok,
          b.raw_bytes, b.stored_bytes, b.codec, k.dtype, k.k_space, c.blob_id, l.attempt_id, l.spec_job_id
   FROM v_latest l CROSS JOIN kv_capture k ON k.attempt_id=l.attempt_id AND k.complete=1

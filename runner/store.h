@@ -37,6 +37,13 @@ struct run_info {
     bool fresh; /* earlier answers are not reused */
 };
 
+/* What was recorded at one site while the prompt was fed. */
+struct activation {
+    const struct job_record *record;
+    int width;     /* numbers of one position in one layer */
+    float *values; /* (record->n_layers, record->n_at, width) */
+};
+
 /* The answer to one job. Everything is borrowed until store_put returns. */
 struct result {
     int job;                      /* index into jobs; labels with the same key share the attempt */
@@ -53,6 +60,8 @@ struct result {
         int n_tok; /* tokens 0..n_tok-1 are stored */
     } snapshots[3];
     int n_snapshots;
+    const struct activation *activations; /* (n_activations) */
+    int n_activations;
     const err *failed; /* NULL: done; else the attempt is recorded as failed with this message */
 };
 

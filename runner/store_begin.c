@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +33,7 @@ struct begin {
     sqlite3_stmt *stmts[BEGIN_N];
     int64_t *prompt_ids;      /* (n_prompts) rows of `prompt` */
     int64_t *spec_prompt_ids; /* (n_prompts) rows of `spec_prompt` */
-    struct buf a, b, c, d;    /* JSON lists of one edit */
+    struct buf a, b, c, d, e; /* JSON lists of one edit */
 };
 
 /* ---- who, where, with what ---- */
@@ -254,20 +255,44 @@ static const char *json_list(struct buf *b, const int *v, int n)
     return b->p;
 }
 
+/* Where values come from: a donor's cache or pass, and for a difference also what is taken off. */
+struct sources {
+    int64_t donor, minus; /* rows of `prompt`, or -1 */
+    const char *donor_at, *minus_at;
+    const uint8_t *vector; /* hash of a file's numbers, or NULL */
+};
+
+static struct sources sources_of(struct begin *b, const struct job_op *o)
+{
+    struct sources s = {.donor = -1, .minus = -1};
+    const struct job_vector *v = o->vector;
+    if (o->op == EDIT_TRANSPLANT && o->donor_prompt >= 0) {
+        s.donor = b->prompt_ids[o->donor_prompt];
+        s.donor_at = json_list(&b->d, o->donor_at, o->n_at);
+    } else if (v && v->rows) {
+        s.vector = v->sha256;
+    } else if (v) {
+        s.donor = b->prompt_ids[v->from.prompt];
+        s.donor_at = json_list(&b->d, &v->from.at, 1);
+        s.minus = b->prompt_ids[v->minus.prompt];
+        s.minus_at = json_list(&b->e, &v->minus.at, 1);
+    }
+    return s;
+}
+
 static int put_edits(struct begin *b, int64_t job_id, const struct job *j, err *e)
 {
-    static const char *const ops[] = {"noop", "zero", "transplant", "mask"};
     int i;
     for (i = 0; i < j->n_ops; i++) {
         const struct job_op *o = &j->ops[i];
-        const char *tensor = o->op == EDIT_MASK || o->tensors == (CACHE_K | CACHE_V) ? "kv" : o->tensors == CACHE_K ? "k" : "v";
-        bool donor = o->op == EDIT_TRANSPLANT && o->donor_prompt >= 0;
+        struct sources s = sources_of(b, o);
+        double by = o->op == EDIT_SCALE || o->op == EDIT_ADD ? (double)o->by : (double)NAN; /* NaN becomes NULL */
         if (db_run(b->st->db, &b->stmts[BEGIN_EDIT], e,
-                   "INSERT INTO intervention VALUES(?,?,?,?,'finished_cache',?,?,?,nullif(?,-1),?,?)", "iisssssisi", job_id,
-                   (int64_t)i, ops[o->op], tensor, json_list(&b->a, o->layers, o->n_layers),
-                   json_list(&b->b, o->heads, o->n_heads), json_list(&b->c, o->at, o->n_at),
-                   donor ? b->prompt_ids[o->donor_prompt] : (int64_t)-1, donor ? json_list(&b->d, o->donor_at, o->n_at) : NULL,
-                   (int64_t)o->rerotate))
+                   "INSERT INTO intervention VALUES(?,?,?,?,?,?,?,?,nullif(?,-1),?,?,?,?,nullif(?,-1),?)", "iissssssisidbis",
+                   job_id, (int64_t)i, job_op_name(o->op), job_tensor_name(o->tensors, o->layers[0]), job_when_name(o->when),
+                   json_list(&b->a, o->layers, o->n_layers), json_list(&b->b, o->heads, o->n_heads),
+                   json_list(&b->c, o->at, o->n_at), s.donor, s.donor_at, (int64_t)o->rerotate, by, s.vector, (size_t)32,
+                   s.minus, s.minus_at))
             return -1;
     }
     return 0;
@@ -368,5 +393,6 @@ int store_begin(store *st, const struct run_info *info, err *e)
     buf_free(&b.b);
     buf_free(&b.c);
     buf_free(&b.d);
+    buf_free(&b.e);
     return r;
 }

@@ -10,6 +10,7 @@ enum { STORE_BLOCK = 64 /* tokens of a chunk: decisions.md 12, and the pages of 
 /* Statements of store_has and store_put, prepared at first use. */
 enum store_stmt {
     STMT_HAS,
+    STMT_HAS_CHUNKS,
     STMT_ATTEMPT,
     STMT_GENERATION,
     STMT_STEP,
@@ -28,6 +29,7 @@ enum { BLOB_SLOTS = 1 << 16 };
 struct known_blob {
     uint64_t low, high;
     int64_t raw_bytes, id; /* id 0: empty */
+    enum kv_type type;
 };
 
 struct store {

@@ -1,4 +1,4 @@
-/* store_put.c: one answer into the file: attempt, text, steps, tokens, caches; all of it or nothing.
+/* store_put.c: one answer into the file: attempt, text, steps, tokens, caches, activations; all of it or nothing.
  *
  * Caches are cut into chunks of one layer, K or V, and 64 tokens, addressed by what they hold (XXH3-128 of the raw bytes).
  * A chunk that is there already, from a sibling that shares the page or an earlier run, is neither packed nor stored again. */
@@ -67,42 +67,61 @@ static enum kv_type type_of(const struct engine_info *m)
     return strcmp(m->kv_dtype, "f32") == 0 ? KV_F32 : strcmp(m->kv_dtype, "f16") == 0 ? KV_F16 : KV_BF16;
 }
 
-/* Packs the chunk in st->raw and stores it. */
-static int64_t put_blob(store *st, const XXH128_canonical_t *hash, size_t n, err *e)
+static const char *const types[] = {[KV_F32] = "f32", [KV_F16] = "f16", [KV_BF16] = "bf16"};
+
+/* A chunk before it is packed. */
+struct chunk {
+    const void *raw;
+    size_t n; /* bytes */
+    enum kv_type type;
+};
+
+static int64_t put_blob(store *st, const XXH128_canonical_t *hash, const struct chunk *c, err *e)
 {
-    const struct engine_info *m = engine_info(st->info.en);
     enum kv_codec codec;
     int64_t id;
     st->packed.n = 0;
-    codec = kvcodec_pack(st->raw, n, type_of(m), &st->packed);
+    codec = kvcodec_pack(c->raw, c->n, c->type, &st->packed);
     id = db_id(st->db, &st->stmts[STMT_BLOB], e,
                "INSERT INTO blob(xxh128,raw_bytes,dtype,stored_bytes,codec,created_ms) VALUES(?,?,?,?,?,?) RETURNING id",
-               "bisisi", hash->digest, sizeof hash->digest, (int64_t)n, m->kv_dtype, (int64_t)st->packed.n, kvcodec_name(codec),
-               store_now_ms());
+               "bisisi", hash->digest, sizeof hash->digest, (int64_t)c->n, types[c->type], (int64_t)st->packed.n,
+               kvcodec_name(codec), store_now_ms());
     if (id < 0) return -1;
     if (db_run(st->db, &st->stmts[STMT_DATA], e, "INSERT INTO blob_data VALUES(?,?)", "ib", id, st->packed.p, st->packed.n))
         return -1;
     return id;
 }
 
-/* The row of the chunk in st->raw, n bytes, which is made when no equal chunk is there. */
-static int64_t find_blob(store *st, size_t n, err *e)
+/* The row of the chunk, which is made when no equal chunk is there. */
+static int64_t find_blob(store *st, const struct chunk *c, err *e)
 {
-    XXH128_hash_t h = XXH3_128bits(st->raw, n);
+    XXH128_hash_t h = XXH3_128bits(c->raw, c->n);
     struct known_blob *known = &st->blobs[h.low64 % BLOB_SLOTS];
     XXH128_canonical_t hash;
     sqlite3_stmt **find = &st->stmts[STMT_FIND_BLOB];
     int64_t id;
     int r;
-    if (known->id && known->low == h.low64 && known->high == h.high64 && known->raw_bytes == (int64_t)n) return known->id;
+    if (known->id && known->low == h.low64 && known->high == h.high64 && known->raw_bytes == (int64_t)c->n &&
+        known->type == c->type)
+        return known->id;
     XXH128_canonicalFromHash(&hash, h);
     r = db_query(st->db, find, e, "SELECT id FROM blob WHERE xxh128=? AND raw_bytes=? AND dtype=?", "bis", hash.digest,
-                 sizeof hash.digest, (int64_t)n, engine_info(st->info.en)->kv_dtype);
+                 sizeof hash.digest, (int64_t)c->n, types[c->type]);
     if (r < 0) return -1;
-    id = r == 1 ? sqlite3_column_int64(*find, 0) : put_blob(st, &hash, n, e);
+    id = r == 1 ? sqlite3_column_int64(*find, 0) : put_blob(st, &hash, c, e);
     sqlite3_reset(*find);
-    if (id >= 0) *known = (struct known_blob){h.low64, h.high64, (int64_t)n, id};
+    if (id >= 0) *known = (struct known_blob){h.low64, h.high64, (int64_t)c->n, id, c->type};
     return id;
+}
+
+/* Tokens first..first+n_tok-1 of a tensor of a layer. */
+static int put_chunk(store *st, int64_t capture, int layer, const char *tensor, int first, int n_tok, const struct chunk *c,
+                     err *e)
+{
+    int64_t blob = find_blob(st, c, e);
+    if (blob < 0) return -1;
+    return db_run(st->db, &st->stmts[STMT_CHUNK], e, "INSERT INTO kv_chunk VALUES(?,?,?,?,?,?)", "iisiii", capture,
+                  (int64_t)layer, tensor, (int64_t)first, (int64_t)n_tok, blob);
 }
 
 static int put_chunks(store *st, int64_t capture, const struct snapshot *s, int layer, int tensor, err *e)
@@ -116,16 +135,16 @@ static int put_chunks(store *st, int64_t capture, const struct snapshot *s, int 
     }
     for (first = 0; first < s->n_tok; first += STORE_BLOCK) {
         int n = s->n_tok - first < STORE_BLOCK ? s->n_tok - first : STORE_BLOCK;
-        int64_t blob;
+        struct chunk c = {st->raw, per_token * (size_t)n, type_of(m)};
         cache_read(s->cache, layer, tensor, first, n, st->raw);
-        blob = find_blob(st, per_token * (size_t)n, e);
-        if (blob < 0) return -1;
-        if (db_run(st->db, &st->stmts[STMT_CHUNK], e, "INSERT INTO kv_chunk VALUES(?,?,?,?,?,?)", "iisiii", capture,
-                   (int64_t)layer, tensor == CACHE_K ? "k" : "v", (int64_t)first, (int64_t)n, blob))
-            return -1;
+        if (put_chunk(st, capture, layer, job_tensor_name(tensor, layer), first, n, &c, e)) return -1;
     }
     return 0;
 }
+
+static const char insert_capture[] =
+    "INSERT INTO kv_capture(attempt_id,moment,dtype,k_space,tok_start,tok_end,block_tokens,complete)"
+    " VALUES(?,?,?,?,0,?,?,1) RETURNING id";
 
 static int put_snapshot(store *st, int64_t attempt, const struct snapshot *s, err *e)
 {
@@ -135,13 +154,45 @@ static int put_snapshot(store *st, int64_t attempt, const struct snapshot *s, er
     int layer;
     if (s->n_tok < 0 || s->n_tok > cache_len(s->cache))
         return err_set(e, ERR_INTERNAL, "capture '%s' of %d tokens from a cache of %d", moment, s->n_tok, cache_len(s->cache));
-    capture = db_id(st->db, &st->stmts[STMT_CAPTURE], e,
-                    "INSERT INTO kv_capture(attempt_id,moment,dtype,k_space,tok_start,tok_end,block_tokens,complete)"
-                    " VALUES(?,?,?,'k_post',0,?,?,1) RETURNING id",
-                    "issii", attempt, moment, m->kv_dtype, (int64_t)s->n_tok, (int64_t)STORE_BLOCK);
+    capture = db_id(st->db, &st->stmts[STMT_CAPTURE], e, insert_capture, "isssii", attempt, moment, m->kv_dtype, "k_post",
+                    (int64_t)s->n_tok, (int64_t)STORE_BLOCK);
     if (capture < 0) return -1;
     for (layer = 0; layer < m->n_layer; layer++)
         if (put_chunks(st, capture, s, layer, CACHE_K, e) || put_chunks(st, capture, s, layer, CACHE_V, e)) return -1;
+    return 0;
+}
+
+/* ---- activations ---- */
+
+/* Runs of positions that follow one another, of at most STORE_BLOCK and, unless one alone is larger, CHUNK_MAX bytes. */
+static int put_layer(store *st, int64_t capture, const struct activation *a, int l, err *e)
+{
+    enum { CHUNK_MAX = 4 << 20 };
+    const struct job_record *rec = a->record;
+    size_t bytes = (size_t)a->width * sizeof *a->values;
+    int most = bytes < CHUNK_MAX / STORE_BLOCK ? STORE_BLOCK : bytes < CHUNK_MAX ? (int)(CHUNK_MAX / bytes) : 1, i, n;
+    for (i = 0; i < rec->n_at; i += n) {
+        const float *first = a->values + ((size_t)l * (size_t)rec->n_at + (size_t)i) * (size_t)a->width;
+        for (n = 1; n < most && i + n < rec->n_at && rec->at[i + n] == rec->at[i] + n;) n++;
+        if (put_chunk(st, capture, rec->layers[l], job_tensor_name(rec->site, rec->layers[l]), rec->at[i], n,
+                      &(struct chunk){first, bytes * (size_t)n, KV_F32}, e))
+            return -1;
+    }
+    return 0;
+}
+
+static int put_activations(store *st, int64_t attempt, const struct result *r, err *e)
+{
+    const struct jobs *jobs = st->info.jobs;
+    int64_t capture;
+    int i, l;
+    if (r->n_activations == 0) return 0;
+    capture = db_id(st->db, &st->stmts[STMT_CAPTURE], e, insert_capture, "issnii", attempt, "pass", "f32",
+                    (int64_t)jobs->prompts[jobs->jobs[r->job].prompt].n_tokens, (int64_t)STORE_BLOCK);
+    if (capture < 0) return -1;
+    for (i = 0; i < r->n_activations; i++)
+        for (l = 0; l < r->activations[i].record->n_layers; l++)
+            if (put_layer(st, capture, &r->activations[i], l, e)) return -1;
     return 0;
 }
 
@@ -223,7 +274,7 @@ static int put_all(store *st, const struct result *r, err *e)
     if (put_generation(st, attempt, r, e)) return -1;
     for (i = 0; i < r->n_snapshots; i++)
         if (put_snapshot(st, attempt, &r->snapshots[i], e)) return -1;
-    return 0;
+    return put_activations(st, attempt, r, e);
 }
 
 int store_put(store *st, const struct result *r, err *e)

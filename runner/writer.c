@@ -21,6 +21,8 @@ void writer_drop(struct finished *f)
     if (!f) return;
     for (i = 0; i < 3; i++) cache_free(f->caches[i]);
     cache_free(f->row.cache);
+    for (i = 0; i < f->result.n_activations; i++) free(f->activations[i].values);
+    free(f->activations);
     gen_row_clear(&f->row);
     free(f->text);
     free(f);

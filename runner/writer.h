@@ -19,8 +19,9 @@ struct finished {
     struct result result;
     struct gen_row row; /* picks */
     char *text;
-    cache *caches[3]; /* of result.snapshots */
-    err error;        /* of a failed job */
+    cache *caches[3];               /* of result.snapshots */
+    struct activation *activations; /* (result.n_activations) and their values */
+    err error;                      /* of a failed job */
     struct finished *next;
 };
 

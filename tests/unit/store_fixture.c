@@ -156,6 +156,92 @@ static void fix_make_jobs(void)
     }
 }
 
+/* Activations of sf: two layers of resid at three positions, the embeddings at the last, one layer of attention weights. */
+static const int fix_resid_layers[] = {0, 2}, fix_resid_at[] = {0, 1, 3}, fix_embed[] = {-1}, fix_last[] = {3},
+                 fix_attn_layer[] = {1}, fix_attn_at[] = {2, 3};
+static const struct job_record fix_records[3] = {{SITE_RESID, fix_resid_layers, fix_resid_at, 2, 3},
+                                                 {SITE_RESID, fix_embed, fix_last, 1, 1},
+                                                 {SITE_ATTN, fix_attn_layer, fix_attn_at, 1, 2}};
+
+/* Edits in flight for ny/transplant: one with a file's vector, one with a difference, one without heads and layers. */
+static const float fix_rows[32] = {1};
+static const struct job_vector fix_vectors[2] = {
+    {.rows = fix_rows, .n_rows = 1, .sha256 = {0xab, 0xcd}, .file = "v.safetensors"}, {.from = {0, 3}, .minus = {1, 2}}};
+static int fix_no_layer[] = {-1}, fix_late[] = {3};
+static struct job_op fix_flight[4] = {
+    {.op = EDIT_ADD,
+     .when = WHEN_PREFILL,
+     .tensors = SITE_RESID,
+     .layers = fix_all_layers,
+     .n_layers = 3,
+     .at = fix_late,
+     .n_at = 1,
+     .donor_prompt = -1,
+     .by = -2.5f,
+     .vector = &fix_vectors[0]},
+    {.op = EDIT_ADD,
+     .when = WHEN_PREFILL,
+     .tensors = SITE_HEAD_OUT,
+     .layers = &fix_layer[1],
+     .n_layers = 1,
+     .heads = fix_heads,
+     .n_heads = 2,
+     .at = fix_late,
+     .n_at = 1,
+     .donor_prompt = -1,
+     .by = 1,
+     .vector = &fix_vectors[1]},
+    {.op = EDIT_SCALE,
+     .when = WHEN_PREFILL,
+     .tensors = SITE_RESID,
+     .layers = fix_no_layer,
+     .n_layers = 1,
+     .at = fix_at,
+     .n_at = 2,
+     .donor_prompt = -1,
+     .by = 0.1f},
+    {.op = EDIT_SCALE,
+     .tensors = CACHE_V,
+     .layers = &fix_layer[0],
+     .n_layers = 1,
+     .heads = fix_heads,
+     .n_heads = 2,
+     .at = fix_at,
+     .n_at = 2,
+     .donor_prompt = -1,
+     .by = 2},
+};
+
+/* Makes sf/baseline and sf/transplant record, and ny/transplant edit in flight. */
+static inline void fix_add_flight(void)
+{
+    fix_job[0].records = fix_job[3].records = fix_records;
+    fix_job[0].n_records = fix_job[3].n_records = 3;
+    fix_job[8].ops = fix_flight;
+    fix_job[8].n_ops = 4;
+}
+
+static float fix_activation(int job, int record, int layer, int pos, int i)
+{
+    return (float)(job * 1000 + record * 100 + layer * 10 + pos) + (float)i / 64;
+}
+
+/* What a job's records hold; the values are the caller's to free. */
+static int fix_activations(int job, struct activation *out)
+{
+    int r, l, k, i;
+    for (r = 0; r < fix_job[job].n_records; r++) {
+        const struct job_record *rec = &fix_job[job].records[r];
+        float *v;
+        out[r] = (struct activation){.record = rec, .width = rec->site == SITE_ATTN ? 16 : 32};
+        v = out[r].values = mem_array((size_t)(rec->n_layers * rec->n_at), (size_t)out[r].width * sizeof *v);
+        for (l = 0; l < rec->n_layers; l++)
+            for (k = 0; k < rec->n_at; k++)
+                for (i = 0; i < out[r].width; i++) *v++ = fix_activation(job, r, rec->layers[l], rec->at[k], i);
+    }
+    return r;
+}
+
 static struct run_info fix_run(void)
 {
     return (struct run_info){
@@ -186,6 +272,7 @@ static void fix_remove(const char *path)
 static int fix_put(store *st, int job, const int *tokens, const cache *c, err *e)
 {
     struct gen_pick picks[16];
+    struct activation acts[COUNT(fix_records)];
     struct buf text = {0};
     struct result r = {
         .job = job, .picks = picks, .stop = GEN_STOP_LENGTH, .prefill_us = 10, .decode_us = 20, .started_ms = 1700000000000};
@@ -198,7 +285,10 @@ static int fix_put(store *st, int job, const int *tokens, const cache *c, err *e
         if (fix_job[job].moments & m) r.snapshots[r.n_snapshots++] = (struct snapshot){m, c, c->len};
     r.text = text.p ? text.p : "";
     r.text_len = text.n;
+    r.activations = acts;
+    r.n_activations = fix_activations(job, acts);
     rc = store_put(st, &r, e);
+    while (r.n_activations > 0) free(acts[--r.n_activations].values);
     buf_free(&text);
     return rc;
 }

@@ -336,6 +336,67 @@ static void chunks_unpack_to_the_bytes_of_the_cache(void **state)
     fix_remove(path);
 }
 
+static void activations_are_stored_in_runs_and_missed_when_more_are_wanted(void **state)
+{
+    static const int more_at[] = {0, 1, 2, 3}, less_at[] = {1, 3}, layers[] = {0, 1, 2};
+    struct job_record wanted = {SITE_RESID, fix_resid_layers, less_at, 2, 2};
+    const char *path = fix_path();
+    store *st;
+    err e = {0};
+    (void)state;
+    fix_add_flight();
+    st = begun(path);
+    assert_int_equal(store_has(st, 0, &e), 0);
+    OK(fix_put(st, 0, says_sf, &cache_a, &e));
+    assert_int_equal(store_has(st, 0, &e), 1);
+    assert_string_equal(ask_text(st, "SELECT group_concat(tensor || layer || '@' || tok_start || '+' || n_tok, ' ') FROM"
+                                     " (SELECT * FROM v_kv WHERE moment='pass' ORDER BY tensor, layer, tok_start)"),
+                        "attn1@2+2 embed-1@3+1 resid0@0+2 resid0@3+1 resid2@0+2 resid2@3+1");
+    assert_int_equal(ask(st, "SELECT count(*) FROM v_kv WHERE moment='pass' AND k_space IS NULL AND dtype='f32'"), 6);
+    assert_int_equal(ask(st, "SELECT sum(raw_bytes) FROM v_kv WHERE moment='pass'"), (2 * 3 * 32 + 32 + 2 * 16) * 4);
+    fix_job[0].records = &wanted;
+    fix_job[0].n_records = 1;
+    assert_int_equal(store_has(st, 0, &e), 1); /* fewer positions of the same */
+    wanted.at = more_at, wanted.n_at = 4;
+    assert_int_equal(store_has(st, 0, &e), 0);
+    wanted.at = less_at, wanted.n_at = 2, wanted.layers = layers, wanted.n_layers = 3;
+    assert_int_equal(store_has(st, 0, &e), 0);
+    wanted.layers = fix_resid_layers, wanted.n_layers = 2, wanted.site = SITE_MLP_OUT;
+    assert_int_equal(store_has(st, 0, &e), 0);
+    fix_job[0].n_records = 0;
+    assert_int_equal(store_has(st, 0, &e), 1);
+    assert_clean(st);
+    store_close(st);
+    fix_make_jobs();
+    fix_remove(path);
+}
+
+static void edits_in_flight_are_registered_with_what_they_take(void **state)
+{
+    const char *path = fix_path();
+    store *st;
+    (void)state;
+    fix_add_flight();
+    st = begun(path);
+    assert_string_equal(
+        ask_text(st, "SELECT group_concat(op || ' ' || tensor || ' ' || timing || ' ' || layers_json || heads_json ||"
+                     " ' ' || printf('%g', amount), '; ') FROM (SELECT i.* FROM intervention i JOIN spec_job"
+                     " USING (job_id) WHERE label='ny/transplant' ORDER BY ord)"),
+        "add resid prefill [0,1,2][] -2.5; add head_out prefill [2][0,1] 1; scale embed prefill [-1][] 0.1; "
+        "scale v finished_cache [0][0,1] 2");
+    assert_int_equal(ask(st, "SELECT count(*) FROM intervention WHERE amount IS NULL"), 7);
+    assert_string_equal(ask_text(st, "SELECT substr(hex(vector_sha256),1,4) FROM intervention WHERE vector_sha256 IS NOT NULL"),
+                        "ABCD");
+    assert_string_equal(ask_text(st, "SELECT d.name || donor_positions_json || m.name || minus_positions_json FROM intervention"
+                                     " JOIN spec_prompt d ON d.prompt_id=donor_prompt_id JOIN spec_prompt m ON"
+                                     " m.prompt_id=minus_prompt_id"),
+                        "sf[3]ny[2]");
+    assert_clean(st);
+    store_close(st);
+    fix_make_jobs();
+    fix_remove(path);
+}
+
 static void a_model_without_a_tokenizer_has_numbers_alone(void **state)
 {
     const char *path = fix_path();
@@ -584,6 +645,8 @@ int main(void)
         cmocka_unit_test(a_full_disk_has_its_own_code),
         cmocka_unit_test(equal_chunks_are_stored_once),
         cmocka_unit_test(chunks_unpack_to_the_bytes_of_the_cache),
+        cmocka_unit_test(activations_are_stored_in_runs_and_missed_when_more_are_wanted),
+        cmocka_unit_test(edits_in_flight_are_registered_with_what_they_take),
         cmocka_unit_test(a_model_without_a_tokenizer_has_numbers_alone),
         cmocka_unit_test(a_run_whose_process_died_becomes_lost),
         cmocka_unit_test(many_processes_may_make_the_file_at_once),
