@@ -15,6 +15,8 @@ void family_close(struct families *f); /* NULL is fine */
 /* Makes the job's cache: prefill if it is the first of its family, fork, edits. Fills out's row (cache, feed), job, captures
    of the moments before decoding, prefill time. */
 int family_fork(struct families *f, int job, struct finished *out, err *e);
+/* Whether the job feeds its prompt by itself: it is edited or recorded in flight. */
+bool family_watched(const struct job *j);
 /* The job is computed: caches that no later job needs are freed. */
 void family_done(struct families *f, int job);
 

@@ -166,19 +166,52 @@ static int find_pending(struct loop *l, err *e)
     return 0;
 }
 
-/* Rows whose private pages fit the budget, which keeps the default run under 500 MB beside the mapped weights. The pages of
-   the prompt are shared, but for the one that an edit writes in each layer. */
+/* What jobs hold by themselves, which keeps the default run under 500 MB beside the mapped weights. */
+static const int64_t budget = (int64_t)256 << 20;
+
+/* Bytes of activations that a job to run may hold until it is stored. */
+static int64_t most_recorded(const struct loop *l)
+{
+    int64_t most = 0;
+    int i;
+    for (i = 0; i < l->n_pending; i++) {
+        int64_t bytes = job_record_bytes(l->r->en, l->r->jobs, &l->r->jobs->jobs[l->pending[i]]);
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
+/* Finished jobs that may wait for the writer. */
+static int writer_room(const struct loop *l)
+{
+    int64_t bytes = most_recorded(l);
+    return bytes > budget ? 1 : bytes > budget / 32 ? (int)(budget / bytes) : 32;
+}
+
+/* Pages that a job may own in each layer. Those of the prompt are shared, but for the one that an edit writes; a job that is
+   edited or recorded in flight feeds its prompt by itself. */
+static int64_t most_pages(const struct loop *l)
+{
+    const struct run *r = l->r;
+    int64_t most = 0;
+    int i;
+    for (i = 0; i < l->n_pending; i++) {
+        const struct job *j = &r->jobs->jobs[l->pending[i]];
+        int64_t prompt = r->prompts[j->prompt].n_tokens, shared = family_watched(j) ? 0 : prompt / 64;
+        int64_t pages = (prompt + r->spec->decode.max_tokens + 63) / 64 - shared + 1;
+        if (pages > most) most = pages;
+    }
+    return most;
+}
+
+/* Rows whose private pages and activations fit the budget. */
 static int batch_rows(const struct loop *l)
 {
     const struct run *r = l->r;
-    int64_t most = 0, bytes, budget = (int64_t)256 << 20;
-    int i, rows, batches;
+    int64_t bytes;
+    int rows, batches;
     if (r->o->batch) return r->o->batch;
-    for (i = 0; i < r->spec->n_prompts; i++) {
-        int64_t prompt = r->prompts[i].n_tokens, pages = (prompt + r->spec->decode.max_tokens + 63) / 64 - prompt / 64 + 1;
-        if (pages > most) most = pages;
-    }
-    bytes = most * 64 * engine_info(r->en)->kv_bytes_per_token;
+    bytes = most_pages(l) * 64 * engine_info(r->en)->kv_bytes_per_token + most_recorded(l);
     rows = bytes > 0 && budget / bytes < 32 ? (int)(budget / bytes) : 32;
     if (rows < 1) rows = 1;
     if (l->n_pending == 0) return rows;
@@ -376,7 +409,7 @@ static int compute(struct loop *l, err *e)
     err stored = {0};
     int rc;
     l->fam = family_open(l->r->spec, l->r->en, l->r->jobs, l->pending, l->n_pending);
-    l->w = writer_start(l->st, 32);
+    l->w = writer_start(l->st, writer_room(l));
     progress_start(&l->progress, l->r->spec->experiment, l->n_pending, l->r->spec->decode.max_tokens, how(l->r->o));
     rc = run_pending(l, e);
     progress_end(&l->progress);
