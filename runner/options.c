@@ -77,7 +77,7 @@ static const struct option_row rows[] = {
     {"experiment", "NAME", 0, KIND_TEXT, AT(experiment), COMMAND_SHOW | COMMAND_EXPORT, 0,
      "which experiment, when several have the label"},
     {"label", "L", 'l', KIND_TEXT, AT(label), COMMAND_EXPORT, 0, "the job: prompt/condition[/axis=value...]"},
-    {"moment", "M", 'm', KIND_TEXT, AT(moment), COMMAND_EXPORT, 0, "prefill, edited or end"},
+    {"moment", "M", 'm', KIND_TEXT, AT(moment), COMMAND_EXPORT, 0, "prefill, edited, end or pass (activations)"},
     {"output", "FILE", 'o', KIND_TEXT, AT(out), COMMAND_EXPORT, 0, "the file to write"},
     {"help", NULL, 'h', KIND_FLAG, AT(help), -1, 0, "this page"},
 };
@@ -178,7 +178,7 @@ static int check(const struct options *o, err *e)
         return err_set(e, ERR_INPUT, "export '%s': the one format is safetensors; usage: %s", o->args[0], c->usage);
     if (!o->label || !o->moment || !o->out)
         return err_set(e, ERR_INPUT, "export needs --label, --moment and -o; usage: %s", c->usage);
-    return one_of("moment", o->moment, "prefill edited end", e);
+    return one_of("moment", o->moment, "prefill edited end pass", e);
 }
 
 /* The first word that is no option chooses the command, unless it is a file: then the command is run. */

@@ -13,6 +13,7 @@
 
 struct plan {
     const struct spec *s;
+    const engine *en;
     const struct engine_info *info;
     const struct jobs *jobs;
     const bool *reuse;
@@ -146,6 +147,68 @@ static void show_positions(const struct plan *p)
     }
 }
 
+/* ---- edits in flight ---- */
+
+/* "zero v layers 0..3 heads 1 at 7" */
+static void show_op(const struct plan *p, const struct job_op *op)
+{
+    const struct spec *s = p->s;
+    const struct job_vector *v = op->vector;
+    char by[16];
+    job_number(op->by, by);
+    buf_printf(p->out, "%s %s", job_op_name(op->op), job_tensor_name(op->tensors, op->layers[0]));
+    if (op->layers[0] >= 0) buf_printf(p->out, "  layers %s", snippet_positions(p->mem, op->layers, op->n_layers));
+    if (op->n_heads) buf_printf(p->out, "  heads %s", snippet_positions(p->mem, op->heads, op->n_heads));
+    buf_printf(p->out, "  at %s", snippet_positions(p->mem, op->at, op->n_at));
+    if (op->op == EDIT_SCALE || op->op == EDIT_ADD) buf_printf(p->out, "  by %s", by);
+    if (v && v->rows) buf_printf(p->out, "  %s %02x%02x%02x…", v->file, v->sha256[0], v->sha256[1], v->sha256[2]);
+    if (v && !v->rows)
+        buf_printf(p->out, "  %s at %d minus %s at %d", s->prompts[v->from.prompt].name, v->from.at,
+                   s->prompts[v->minus.prompt].name, v->minus.at);
+    if (op->donor_prompt >= 0)
+        buf_printf(p->out, "  from %s at %s%s", s->prompts[op->donor_prompt].name,
+                   snippet_positions(p->mem, op->donor_at, op->n_at), op->rerotate ? " rerotated" : "");
+    buf_char(p->out, '\n');
+}
+
+/* What is changed while the first prompt is fed; the other prompts get the same at their own positions. */
+static void show_flight(const struct plan *p)
+{
+    enum { ROWS = 12 };
+    int i, k, rows = 0;
+    for (i = 0; i < p->jobs->n && p->jobs->jobs[i].prompt == 0; i++)
+        for (k = 0; k < p->jobs->jobs[i].n_ops; k++) {
+            if (p->jobs->jobs[i].ops[k].when != WHEN_PREFILL || rows++ >= ROWS) continue;
+            if (rows == 1) buf_str(p->out, "edits in flight\n");
+            buf_printf(p->out, "  %s  ", p->jobs->jobs[i].label);
+            show_op(p, &p->jobs->jobs[i].ops[k]);
+        }
+    if (rows > ROWS) buf_printf(p->out, "  … and %d more of this prompt\n", rows - ROWS);
+}
+
+/* What is recorded of the first prompt. */
+static void show_records(const struct plan *p)
+{
+    enum { ROWS = 12 };
+    const struct job_record *last = NULL;
+    int i, k, rows = 0;
+    for (i = 0; i < p->jobs->n && p->jobs->jobs[i].prompt == 0; i++) {
+        const struct job *j = &p->jobs->jobs[i];
+        if (j->n_records == 0 || j->records == last) continue; /* one row for all values of its axes */
+        last = j->records;
+        for (k = 0; k < j->n_records; k++) {
+            const struct job_record *r = &j->records[k];
+            if (rows++ >= ROWS) continue;
+            if (rows == 1) buf_str(p->out, "recorded\n");
+            buf_printf(p->out, "  %s  %s", j->label, job_tensor_name(r->site, r->layers[0]));
+            if (r->site != SITE_LOGITS && r->layers[0] >= 0)
+                buf_printf(p->out, "  layers %s", snippet_positions(p->mem, r->layers, r->n_layers));
+            buf_printf(p->out, "  at %s\n", snippet_positions(p->mem, r->at, r->n_at));
+        }
+    }
+    if (rows > ROWS) buf_printf(p->out, "  … and %d more of this prompt\n", rows - ROWS);
+}
+
 /* ---- cost ---- */
 
 static const char *bytes_text(arena *mem, double n)
@@ -164,41 +227,75 @@ static double capture_bytes(const struct plan *p, const struct job *j)
     return tokens * (double)p->info->kv_bytes_per_token;
 }
 
+/* The prompts whose caches the jobs that run need, theirs and those of donors. */
+static bool *prompts_needed(const struct plan *p)
+{
+    bool *needed = arena_array(p->mem, (size_t)p->s->n_prompts, sizeof *needed);
+    int i, k;
+    for (i = 0; i < p->jobs->n; i++) {
+        const struct job *j = &p->jobs->jobs[i];
+        if (!runs(p, i)) continue;
+        needed[j->prompt] = true;
+        for (k = 0; k < j->n_ops; k++) {
+            const struct job_op *op = &j->ops[k];
+            if (op->donor_prompt >= 0) needed[op->donor_prompt] = true;
+            if (op->vector && !op->vector->rows) needed[op->vector->from.prompt] = needed[op->vector->minus.prompt] = true;
+        }
+    }
+    return needed;
+}
+
+/* Jobs that feed a part of their prompt by themselves. */
+static bool in_flight(const struct job *j)
+{
+    int k;
+    for (k = 0; k < j->n_ops; k++)
+        if (j->ops[k].when == WHEN_PREFILL) return true;
+    return j->n_records > 0;
+}
+
 static void show_cost(const struct plan *p)
 {
     struct map *prefills = map_new();
-    bool *needed = arena_array(p->mem, (size_t)p->s->n_prompts, sizeof *needed);
-    int i, k, n_prefill = 0, n_run = 0;
+    bool *needed = prompts_needed(p);
+    int i, n_prefill = 0, n_run = 0, n_flight = 0;
     long tokens = 0;
-    double kv = 0;
+    double kv = 0, recorded = 0;
     for (i = 0; i < p->jobs->n; i++) {
         const struct job *j = &p->jobs->jobs[i];
         if (!runs(p, i)) continue;
         n_run++;
+        n_flight += in_flight(j);
         kv += capture_bytes(p, j);
-        needed[j->prompt] = true;
-        for (k = 0; k < j->n_ops; k++)
-            if (j->ops[k].donor_prompt >= 0) needed[j->ops[k].donor_prompt] = true;
+        recorded += (double)job_record_bytes(p->en, p->jobs, j);
     }
     for (i = 0; i < p->s->n_prompts; i++) {
         if (!needed[i] || map_put(prefills, p->jobs->prompts[i].sha256, 32, 0) >= 0) continue;
         n_prefill++;
         tokens += p->jobs->prompts[i].n_tokens;
     }
-    buf_printf(p->out, "cost   %d prefill%s, %ld tokens · decode %d × %d tokens at most · KV to store %s raw\n", n_prefill,
-               n_prefill == 1 ? "" : "s", tokens, n_run, p->s->decode.max_tokens, bytes_text(p->mem, kv));
+    buf_printf(p->out, "cost   %d prefill%s, %ld tokens · ", n_prefill, n_prefill == 1 ? "" : "s", tokens);
+    if (n_flight)
+        buf_printf(p->out, "%d job%s with a prefill of %s own · ", n_flight, n_flight == 1 ? "" : "s",
+                   n_flight == 1 ? "its" : "their");
+    buf_printf(p->out, "decode %d × %d tokens at most · KV to store %s raw", n_run, p->s->decode.max_tokens,
+               bytes_text(p->mem, kv));
+    if (recorded > 0) buf_printf(p->out, " · activations to store %s raw", bytes_text(p->mem, recorded));
+    buf_char(p->out, '\n');
     map_free(prefills);
 }
 
 void plan_text(const struct spec *s, const engine *en, const struct jobs *jobs, const bool *reuse, struct buf *out)
 {
     enum { COLUMNS = 6, GRID_PROMPTS = 24 };
-    struct plan p = {s, engine_info(en), jobs, reuse, arena_new(), out};
+    struct plan p = {s, en, engine_info(en), jobs, reuse, arena_new(), out};
     int i, shown = s->n_prompts <= GRID_PROMPTS ? s->n_prompts : COLUMNS;
     show_counts(&p);
     for (i = 0; i < shown; i += COLUMNS) show_grid(&p, i, i + COLUMNS < shown ? i + COLUMNS - 1 : shown - 1);
     if (shown < s->n_prompts) buf_printf(out, "  … and the same for %d more prompts\n", s->n_prompts - shown);
     show_positions(&p);
+    show_flight(&p);
+    show_records(&p);
     show_cost(&p);
     arena_free(p.mem);
 }
@@ -221,10 +318,21 @@ static json_t *hex(const uint8_t h[32])
     return json_string(s);
 }
 
+static json_t *place_json(const struct spec *s, const struct job_place *p)
+{
+    return json_pack("{s:s, s:[i]}", "prompt", s->prompts[p->prompt].name, "at", p->at);
+}
+
+static json_t *vector_json(const struct spec *s, const struct job_vector *v)
+{
+    if (v->rows) return json_pack("{s:s, s:o}", "file", v->file, "sha256", hex(v->sha256));
+    return json_pack("{s:o, s:o}", "from", place_json(s, &v->from), "minus", place_json(s, &v->minus));
+}
+
 static json_t *op_json(const struct spec *s, const struct job_op *op)
 {
-    static const char *const names[] = {"noop", "zero", "transplant", "mask"}, *const tensors[] = {"", "k", "v", "kv"};
-    json_t *o = json_pack("{s:s, s:s}", "op", names[op->op], "tensor", tensors[op->tensors & 3]);
+    json_t *o = json_pack("{s:s, s:s, s:s}", "op", job_op_name(op->op), "tensor", job_tensor_name(op->tensors, op->layers[0]),
+                          "when", job_when_name(op->when));
     json_object_set_new(o, "layers", ints(op->layers, op->n_layers));
     json_object_set_new(o, "heads", ints(op->heads, op->n_heads));
     json_object_set_new(o, "at", ints(op->at, op->n_at));
@@ -234,7 +342,24 @@ static json_t *op_json(const struct spec *s, const struct job_op *op)
         json_object_set_new(o, "from", from);
         json_object_set_new(o, "rope", json_string(op->rerotate ? "rerotate" : "keep"));
     }
+    if (op->op == EDIT_SCALE || op->op == EDIT_ADD) json_object_set_new(o, "by", json_real((double)op->by));
+    if (op->vector) json_object_set_new(o, "vector", vector_json(s, op->vector));
     return o;
+}
+
+/* One object per tensor and set of layers. */
+static json_t *records_json(const struct job *j)
+{
+    json_t *all = json_array();
+    int i;
+    for (i = 0; i < j->n_records; i++) {
+        const struct job_record *r = &j->records[i];
+        json_t *o = json_pack("{s:s}", "tensor", job_tensor_name(r->site, r->layers[0]));
+        json_object_set_new(o, "layers", ints(r->layers, r->n_layers));
+        json_object_set_new(o, "at", ints(r->at, r->n_at));
+        json_array_append_new(all, o);
+    }
+    return all;
 }
 
 static json_t *job_json(const struct spec *s, const struct jobs *jobs, const bool *reuse, int i)
@@ -252,6 +377,7 @@ static json_t *job_json(const struct spec *s, const struct jobs *jobs, const boo
     json_object_set_new(o, "axes", axes);
     json_object_set_new(o, "n_prompt", json_integer(jobs->prompts[j->prompt].n_tokens));
     json_object_set_new(o, "ops", ops);
+    if (j->n_records) json_object_set_new(o, "records", records_json(j));
     json_object_set_new(o, "same_as", j->same_as >= 0 ? json_string(jobs->jobs[j->same_as].label) : json_null());
     json_object_set_new(o, "reuse", json_boolean(reuse && reuse[i]));
     json_object_set_new(o, "key_json", json_string(j->key_json));

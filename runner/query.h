@@ -20,7 +20,10 @@ int query_sql(const char *db, const char *sql, enum query_format format, int wid
    label may match several experiments: experiment (or NULL) decides. Unknown: ERR_NOTHING with near labels. */
 int query_show(const char *db, const char *experiment, const char *label, FILE *out, err *e);
 
-/* The cache of label at moment ("prefill", "edited", "end") as a safetensors file: k.{layer}, v.{layer}, (G, T, E) f32. */
+/* The cache of label at moment ("prefill", "edited", "end") as a safetensors file: k.{layer}, v.{layer}, (G, T, E) f32. Moment
+   "pass": the activations recorded of the prompt, positions first: resid.{layer}, attn_out.{layer}, mlp_out.{layer} and embed
+   (n, D), k_pre.{layer} (n, G, E), head_out.{layer} (n, H, E), attn.{layer} (n, H, T), logits (n, V); which positions they are
+   is said by the metadata's `positions`, a JSON object of a list per tensor. */
 int query_export(const char *db, const char *experiment, const char *label, const char *moment, const char *path, err *e);
 
 /* The SQL questions that ship with the program: n from 1; NULL past the last. */

@@ -60,6 +60,13 @@ static const struct example {
      "JOIN v_kv b ON b.experiment=e.experiment AND b.label=base.label AND b.moment='prefill' AND b.layer=e.layer\n"
      "            AND b.tensor=e.tensor AND b.tok_start=e.tok_start AND b.n_tok=e.n_tok\n"
      "WHERE e.moment='edited' GROUP BY sj.id, e.layer, e.tensor ORDER BY sj.id, e.layer, e.tensor;\n"},
+    {"how far recorded activations are from their baseline's, layer by layer",
+     "SELECT e.experiment, e.label, e.tensor, e.layer,\n"
+     "       sqrt(sum(pow(vec_l2(kv_decode(e.blob_id), kv_decode(b.blob_id)), 2))) AS distance\n"
+     "FROM v_kv e JOIN spec_job sj ON sj.id=e.spec_job_id JOIN spec_job base ON base.id=sj.baseline_id AND base.id<>sj.id\n"
+     "JOIN v_kv b ON b.experiment=e.experiment AND b.label=base.label AND b.moment='pass' AND b.layer=e.layer\n"
+     "            AND b.tensor=e.tensor AND b.tok_start=e.tok_start AND b.n_tok=e.n_tok\n"
+     "WHERE e.moment='pass' GROUP BY sj.id, e.tensor, e.layer ORDER BY sj.id, e.tensor, e.layer;\n"},
 };
 
 const char *query_example(int n, const char **title)

@@ -1,6 +1,6 @@
-/* query_export.c: a stored cache as a safetensors file: 8 bytes with the length of a JSON header, the header, the numbers.
- * Written layer by layer to a file beside the target, which takes its name only when it is whole. */
-#include "query_in.h"
+/* query_export.c: a stored cache, or recorded activations, as a safetensors file: 8 bytes with the length of a JSON header, the
+ * header, the numbers. Written layer by layer to a file beside the target, which takes its name only when it is whole. */
+#include "query_export.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,18 +12,21 @@
 
 enum { TENSOR_MAX = 1 << 30 /* bytes of one layer's K or V that are believed */ };
 
-struct export
+struct piece *export_add(struct export *x)
 {
-    sqlite3 *db;
-    const char *experiment, *label, *moment;
-    int64_t capture, attempt, spec_job;
-    int layers, G, T, E;
-    sqlite3_stmt *chunks, *find;
-    struct buf raw;
-    float *numbers; /* (G, T, E) one layer's K or V */
-    float *part;    /* (G, n, E) one chunk */
-    size_t part_cap;
-};
+    if ((x->n_pieces & (x->n_pieces - 1)) == 0)
+        x->pieces = mem_grow(x->pieces, x->n_pieces ? 2 * (size_t)x->n_pieces : 1, sizeof *x->pieces);
+    x->pieces[x->n_pieces] = (struct piece){0};
+    return &x->pieces[x->n_pieces++];
+}
+
+int64_t export_bytes(const struct piece *p)
+{
+    int64_t n = 4;
+    int i;
+    for (i = 0; i < p->n_dims; i++) n *= p->dims[i];
+    return n;
+}
 
 /* ---- what is there ---- */
 
@@ -50,7 +53,7 @@ static int no_capture(struct export *x, err *e)
 static int find_capture(struct export *x, err *e)
 {
     sqlite3_stmt *row = NULL;
-    int64_t layers, G, T, E, first;
+    int64_t layers, G, T, E, H, D, V, first;
     int r;
     x->spec_job = query_label(x->db, x->experiment, x->label, e);
     if (x->spec_job < 0) return -1;
@@ -61,7 +64,8 @@ static int find_capture(struct export *x, err *e)
     if (r == 0) return err_set(e, ERR_NOTHING, "'%s' has no answer yet", x->label);
     if (r == 1)
         r = db_query(x->db, &row, e,
-                     "SELECT k.id, k.tok_start, k.tok_end, m.n_layer, m.n_kv_head, m.head_dim FROM kv_capture k"
+                     "SELECT k.id, k.tok_start, k.tok_end, m.n_layer, m.n_kv_head, m.head_dim, m.n_head, m.n_embd, m.n_vocab "
+                     "FROM kv_capture k"
                      " JOIN attempt a ON a.id=k.attempt_id JOIN job j ON j.id=a.job_id JOIN model m ON m.id=j.model_id"
                      " WHERE k.attempt_id=? AND k.moment=? AND k.complete=1",
                      "is", x->attempt, x->moment);
@@ -75,16 +79,33 @@ static int find_capture(struct export *x, err *e)
     layers = sqlite3_column_int64(row, 3);
     G = sqlite3_column_int64(row, 4);
     E = sqlite3_column_int64(row, 5);
+    H = sqlite3_column_int64(row, 6);
+    D = sqlite3_column_int64(row, 7);
+    V = sqlite3_column_int64(row, 8);
     sqlite3_finalize(row);
     if (first != 0 || layers < 1 || layers > 100000 || G < 1 || G > 100000 || E < 1 || E > 100000 || T < 0 ||
-        T > TENSOR_MAX / 4 / E / G)
+        T > TENSOR_MAX / 4 / E / G || H < 1 || H > 100000 || D < 1 || D > 1 << 24 || V < 1 || V > 1 << 28)
         return err_set(e, ERR_DB, "the sizes of the cache of '%s' are not possible: %lld layers of (%lld, %lld, %lld)",
                        x->label, (long long)layers, (long long)G, (long long)T, (long long)E);
     x->layers = (int)layers;
     x->G = (int)G;
     x->T = (int)T;
     x->E = (int)E;
+    x->H = (int)H;
+    x->D = (int)D;
+    x->V = (int)V;
     return 0;
+}
+
+static void cache_pieces(struct export *x)
+{
+    int layer, tensor;
+    for (layer = 0; layer < x->layers; layer++)
+        for (tensor = 0; tensor < 2; tensor++) {
+            struct piece *p = export_add(x);
+            *p = (struct piece){.tensor = tensor ? "v" : "k", .layer = layer, .dims = {x->G, x->T, x->E}, .n_dims = 3};
+            snprintf(p->name, sizeof p->name, "%s.%d", p->tensor, layer);
+        }
 }
 
 /* ---- the header ---- */
@@ -123,12 +144,34 @@ static json_t *text_json(const char *s)
     return j;
 }
 
+static json_t *ints(const int *v, int n)
+{
+    json_t *list = json_array();
+    int i;
+    for (i = 0; i < n; i++) json_array_append_new(list, json_integer(v[i]));
+    return list;
+}
+
+/* {"resid.3": [0, 1, 7], ..} as text, since metadata of a safetensors file are strings. NULL: these are caches. */
+static char *positions_of(const struct export *x)
+{
+    json_t *all;
+    char *text;
+    int i;
+    if (x->n_pieces == 0 || !x->pieces[0].at) return NULL;
+    all = json_object();
+    for (i = 0; i < x->n_pieces; i++) json_object_set_new(all, x->pieces[i].name, ints(x->pieces[i].at, x->pieces[i].dims[0]));
+    text = json_dumps(all, JSON_COMPACT);
+    json_decref(all);
+    return text;
+}
+
 static json_t *metadata(struct export *x, err *e)
 {
     static const char *const keys[] = {"experiment", "dtype", "k_space", "numerics", "model", "model_sha256", "run"};
     sqlite3_stmt *row = NULL;
     json_t *m = json_object();
-    char *tokens = tokens_of(x, e);
+    char *tokens = tokens_of(x, e), *positions = positions_of(x);
     int i, r = !tokens ? -1
                        : db_query(x->db, &row, e,
                                   "SELECT e.name, k.dtype, k.k_space, a.numerics, m.name, lower(hex(m.sha256)), r.uuid"
@@ -143,11 +186,14 @@ static json_t *metadata(struct export *x, err *e)
         json_object_set_new(m, "label", text_json(x->label));
         json_object_set_new(m, "moment", text_json(x->moment));
         json_object_set_new(m, "tokens", json_string(tokens));
+        if (positions) json_object_set_new(m, "positions", json_string(positions));
         for (i = 0; i < (int)(sizeof keys / sizeof *keys); i++)
-            json_object_set_new(m, keys[i], text_json((const char *)sqlite3_column_text(row, i)));
+            if (sqlite3_column_type(row, i) != SQLITE_NULL)
+                json_object_set_new(m, keys[i], text_json((const char *)sqlite3_column_text(row, i)));
     }
     sqlite3_finalize(row);
     free(tokens);
+    free(positions);
     if (r == 1) return m;
     json_decref(m);
     return NULL;
@@ -157,20 +203,20 @@ static json_t *metadata(struct export *x, err *e)
 static char *header(struct export *x, err *e)
 {
     json_t *root = json_object(), *m = metadata(x, e);
-    json_int_t size = (json_int_t)x->G * x->T * x->E * 4, at = 0;
+    json_int_t at = 0;
     struct buf out = {0};
     char *text = NULL;
-    char name[32];
-    int layer, tensor;
+    int i;
     if (m) {
         json_object_set_new(root, "__metadata__", m);
-        for (layer = 0; layer < x->layers; layer++)
-            for (tensor = 0; tensor < 2; tensor++, at += size) {
-                snprintf(name, sizeof name, "%c.%d", "kv"[tensor], layer);
-                json_object_set_new(root, name,
-                                    json_pack("{s:s, s:[i,i,i], s:[I,I]}", "dtype", "F32", "shape", x->G, x->T, x->E,
-                                              "data_offsets", at, at + size));
-            }
+        for (i = 0; i < x->n_pieces; i++) {
+            const struct piece *p = &x->pieces[i];
+            json_int_t size = export_bytes(p);
+            json_object_set_new(root, p->name,
+                                json_pack("{s:s, s:o, s:[I,I]}", "dtype", "F32", "shape", ints(p->dims, p->n_dims),
+                                          "data_offsets", at, at + size));
+            at += size;
+        }
         text = json_dumps(root, JSON_COMPACT);
         if (!text) err_set(e, ERR_INTERNAL, "the header could not be written as JSON");
     }
@@ -225,34 +271,30 @@ static int load_tensor(struct export *x, int layer, const char *tensor, err *e)
     return 0;
 }
 
-static int write_error(const char *path, err *e)
+int export_write_error(const char *path, err *e)
 {
     return err_set(e, errno == ENOSPC || errno == EDQUOT ? ERR_DISK : ERR_INPUT, "cannot write %s: %s", path, strerror(errno));
+}
+
+/* One layer's K or V, whole before it is written: chunks are (G, n, E). */
+static int write_cache(struct export *x, const struct piece *p, FILE *f, const char *path, err *e)
+{
+    size_t n = (size_t)x->G * (size_t)x->T * (size_t)x->E;
+    if (!x->numbers) x->numbers = mem_array(n, sizeof *x->numbers);
+    if (load_tensor(x, p->layer, p->tensor, e)) return -1;
+    return fwrite(x->numbers, sizeof *x->numbers, n, f) == n ? 0 : export_write_error(path, e);
 }
 
 static int write_all(struct export *x, FILE *f, const char *path, err *e)
 {
     char *head = header(x, e);
     uint64_t n_head;
-    size_t n = (size_t)x->G * (size_t)x->T * (size_t)x->E;
-    int layer, tensor, r = -1;
+    int i, r = 0;
     if (!head) return -1;
     n_head = strlen(head);
-    x->numbers = mem_array(n, sizeof *x->numbers);
-    if (fwrite(&n_head, sizeof n_head, 1, f) != 1 || fwrite(head, 1, n_head, f) != n_head) {
-        write_error(path, e);
-        goto out;
-    }
-    for (layer = 0; layer < x->layers; layer++)
-        for (tensor = 0; tensor < 2; tensor++) {
-            if (load_tensor(x, layer, tensor ? "v" : "k", e)) goto out;
-            if (fwrite(x->numbers, sizeof *x->numbers, n, f) != n) {
-                write_error(path, e);
-                goto out;
-            }
-        }
-    r = 0;
-out:
+    if (fwrite(&n_head, sizeof n_head, 1, f) != 1 || fwrite(head, 1, n_head, f) != n_head) r = export_write_error(path, e);
+    for (i = 0; i < x->n_pieces && !r; i++)
+        r = x->pieces[i].at ? pass_write(x, &x->pieces[i], f, path, e) : write_cache(x, &x->pieces[i], f, path, e);
     free(head);
     return r;
 }
@@ -266,15 +308,15 @@ static int write_file(struct export *x, const char *path, err *e)
     fd = open(part.p, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd >= 0) f = fdopen(fd, "wb");
     if (!f) {
-        r = write_error(part.p, e);
+        r = export_write_error(part.p, e);
         if (fd >= 0) close(fd);
         buf_free(&part);
         return r;
     }
     r = write_all(x, f, path, e);
-    if (!r && (fflush(f) || fsync(fd))) r = write_error(path, e);
-    if (fclose(f) && !r) r = write_error(path, e);
-    if (!r && rename(part.p, path)) r = write_error(path, e);
+    if (!r && (fflush(f) || fsync(fd))) r = export_write_error(path, e);
+    if (fclose(f) && !r) r = export_write_error(path, e);
+    if (!r && rename(part.p, path)) r = export_write_error(path, e);
     if (r) unlink(part.p);
     buf_free(&part);
     return r;
@@ -283,13 +325,19 @@ static int write_file(struct export *x, const char *path, err *e)
 int query_export(const char *db, const char *experiment, const char *label, const char *moment, const char *path, err *e)
 {
     struct export x = {.experiment = experiment, .label = label, .moment = moment};
-    int r;
+    int r, i;
     if (db_open_read(&x.db, db, e)) return -1;
     r = find_capture(&x, e);
+    if (!r && !strcmp(moment, "pass"))
+        r = pass_pieces(&x, e);
+    else if (!r)
+        cache_pieces(&x);
     if (!r) r = write_file(&x, path, e);
     sqlite3_finalize(x.chunks);
     sqlite3_finalize(x.find);
     db_close(x.db);
+    for (i = 0; i < x.n_pieces; i++) free(x.pieces[i].at);
+    free(x.pieces);
     free(x.numbers);
     free(x.part);
     buf_free(&x.raw);

@@ -79,28 +79,51 @@ static void add_list(struct buf *out, const char *json, char *marks, int n_marks
     json_decref(list);
 }
 
-/* Fills `ops` with the lines about operations and marks the positions they name. */
-static int operations(struct show *s, struct buf *ops, err *e)
+/* Where values come from: "from ny at 3", "from a at 3 minus b at 4", or the start of a file's hash. */
+static void add_sources(struct show *s, struct buf *ops, sqlite3_stmt *row)
+{
+    if (sqlite3_column_type(row, 5) != SQLITE_NULL) {
+        buf_printf(ops, "  from %s at ", text_of(s, row, 7));
+        add_list(ops, (const char *)sqlite3_column_text(row, 5), NULL, 0);
+    }
+    if (sqlite3_column_type(row, 10) != SQLITE_NULL) {
+        buf_printf(ops, " minus %s at ", text_of(s, row, 9));
+        add_list(ops, (const char *)sqlite3_column_text(row, 10), NULL, 0);
+    }
+    if (sqlite3_column_type(row, 11) != SQLITE_NULL) buf_printf(ops, "  vector %.12s…", text_of(s, row, 11));
+    if (sqlite3_column_int(row, 6)) buf_str(ops, "  rerotated");
+}
+
+/* Fills `ops` with the lines about operations of one timing and marks the positions they name. */
+static int operations(struct show *s, const char *timing, struct buf *ops, err *e)
 {
     sqlite3_stmt *row = NULL;
     int r = db_query(s->db, &row, e,
                      "SELECT i.op, i.tensor, i.layers_json, i.heads_json, i.positions_json, i.donor_positions_json, i.rerotate,"
-                     " (SELECT name FROM spec_prompt d WHERE d.prompt_id=i.donor_prompt_id AND d.spec_id=sj.spec_id LIMIT 1)"
-                     " FROM intervention i JOIN spec_job sj ON sj.id=?2 WHERE i.job_id=?1 ORDER BY i.ord",
-                     "ii", s->job, s->spec_job);
+                     " (SELECT name FROM spec_prompt d WHERE d.prompt_id=i.donor_prompt_id AND d.spec_id=sj.spec_id LIMIT 1),"
+                     " i.amount,"
+                     " (SELECT name FROM spec_prompt d WHERE d.prompt_id=i.minus_prompt_id AND d.spec_id=sj.spec_id LIMIT 1),"
+                     " i.minus_positions_json, iif(i.vector_sha256 IS NULL, NULL, lower(hex(i.vector_sha256)))"
+                     " FROM intervention i JOIN spec_job sj ON sj.id=?2 WHERE i.job_id=?1 AND i.timing=?3 ORDER BY i.ord",
+                     "iis", s->job, s->spec_job, timing);
     for (; r == 1; r = db_next(s->db, row, e)) {
+        const char *layers = (const char *)sqlite3_column_text(row, 2), *heads;
         buf_printf(ops, "  %s ", text_of(s, row, 0));
-        buf_printf(ops, "%s  layers ", text_of(s, row, 1));
-        add_list(ops, (const char *)sqlite3_column_text(row, 2), NULL, 0);
-        buf_str(ops, "  heads ");
-        add_list(ops, (const char *)sqlite3_column_text(row, 3), NULL, 0);
+        buf_str(ops, text_of(s, row, 1));
+        if (!layers || strcmp(layers, "[-1]")) {
+            buf_str(ops, "  layers ");
+            add_list(ops, layers, NULL, 0);
+        }
+        heads = (const char *)sqlite3_column_text(row, 3);
+        if (!heads || strcmp(heads, "[]")) {
+            buf_str(ops, "  heads ");
+            add_list(ops, heads, NULL, 0);
+        }
         buf_str(ops, "  at ");
         add_list(ops, (const char *)sqlite3_column_text(row, 4), s->edited, s->n_tokens);
-        if (sqlite3_column_type(row, 5) != SQLITE_NULL) {
-            buf_printf(ops, "  from %s at ", text_of(s, row, 7));
-            add_list(ops, (const char *)sqlite3_column_text(row, 5), NULL, 0);
-        }
-        buf_str(ops, sqlite3_column_int(row, 6) ? "  rerotated\n" : "\n");
+        if (sqlite3_column_type(row, 8) != SQLITE_NULL) buf_printf(ops, "  by %.7g", sqlite3_column_double(row, 8));
+        add_sources(s, ops, row);
+        buf_char(ops, '\n');
     }
     sqlite3_finalize(row);
     return r;
@@ -196,16 +219,19 @@ static int answer(struct show *s, err *e)
     row = NULL;
     if (r >= 0)
         r = db_query(s->db, &row, e,
-                     "SELECT k.moment, k.tok_end, k.dtype, count(*), sum(b.raw_bytes)/1048576.0, sum(b.stored_bytes)/1048576.0"
+                     "SELECT k.moment, k.tok_end, k.dtype, count(*), sum(b.raw_bytes)/1048576.0, sum(b.stored_bytes)/1048576.0,"
+                     " iif(k.moment='pass', '  ' || (SELECT group_concat(tensor) FROM"
+                     " (SELECT DISTINCT tensor FROM kv_chunk WHERE capture_id=k.id ORDER BY tensor)), '')"
                      " FROM kv_capture k JOIN kv_chunk c ON c.capture_id=k.id JOIN blob b ON b.id=c.blob_id"
                      " WHERE k.attempt_id=? AND k.complete=1 GROUP BY k.id ORDER BY k.id",
                      "i", s->attempt);
-    if (r == 1) fputs("\ncaches\n", s->out);
+    if (r == 1) fputs("\ncaches and activations\n", s->out);
     for (; r == 1; r = db_next(s->db, row, e)) {
         fprintf(s->out, "  %-10s", text_of(s, row, 0));
         fprintf(s->out, "%lld tokens  %s", (long long)sqlite3_column_int64(row, 1), text_of(s, row, 2));
-        fprintf(s->out, "  %lld chunks  %.2f MiB, packed %.2f MiB\n", (long long)sqlite3_column_int64(row, 3),
+        fprintf(s->out, "  %lld chunks  %.2f MiB, packed %.2f MiB", (long long)sqlite3_column_int64(row, 3),
                 sqlite3_column_double(row, 4), sqlite3_column_double(row, 5));
+        fprintf(s->out, "%s\n", text_of(s, row, 6));
     }
     sqlite3_finalize(row);
     return r;
@@ -234,13 +260,16 @@ static int provenance(struct show *s, err *e)
 
 static int page(struct show *s, err *e)
 {
-    struct buf ops = {0};
+    struct buf flight = {0}, finished = {0};
     int r;
     if (head(s, e)) return -1;
-    r = operations(s, &ops, e);
+    r = operations(s, "prefill", &flight, e);
+    if (!r) r = operations(s, "finished_cache", &finished, e);
     if (!r) r = prompt(s, e);
-    if (!r && ops.n) fprintf(s->out, "\noperations on the finished cache\n%s", ops.p);
-    buf_free(&ops);
+    if (!r && flight.n) fprintf(s->out, "\nedits while the prompt was fed\n%s", flight.p);
+    if (!r && finished.n) fprintf(s->out, "\noperations on the finished cache\n%s", finished.p);
+    buf_free(&flight);
+    buf_free(&finished);
     if (r) return -1;
     if (!s->attempt) return no_answer(s, e);
     if (answer(s, e)) return -1;

@@ -100,6 +100,60 @@ static void the_plan_as_json_holds_every_job_resolved(void **state)
     json_decref(v);
 }
 
+static const char flight[] =
+    "kvrun: 1\nexperiment: flight\nmodel: { path: fake.gguf }\n"
+    "prompts:\n  - name: [sf, ny]\n    slots: { city: [SF, NY] }\n    text: I go to {{city}} and stay.\n"
+    "conditions:\n  - name: baseline\n  - name: zero\n"
+    "    apply: [{ op: zero, tensor: v, layers: ['0..1'], heads: [1], at: { slot: city }, when: prefill }]\n"
+    "  - name: swap\n    apply: [{ op: transplant, tensor: embed, at: { slot: city }, from: { prompt: other }, when: prefill "
+    "}]\n"
+    "  - name: steer\n    apply:\n      - { op: add, tensor: resid, layers: [3], by: 0.5, at: { tokens: [-1] }, when: "
+    "prefill,\n"
+    "          vector: { from: { prompt: sf, at: { slot: city } }, minus: { prompt: ny, at: { slot: city } } } }\n"
+    "      - { op: add, tensor: resid, layers: [3], at: { tokens: [-1] }, when: prefill,\n"
+    "          vector: { file: tests/bad_specs/vectors.safetensors, tensor: steer } }\n"
+    "decode: { max_tokens: 10 }\n"
+    "capture: { tensors: [{ of: [baseline, zero], tensors: [resid, embed, logits], layers: [0, 3], at: { tokens: [-1] } }] }\n";
+
+static void the_plan_tells_edits_in_flight_and_what_is_recorded(void **state)
+{
+    json_t *v, *job, *op;
+    err e = {0};
+    (void)state;
+    bound_good(&b, flight);
+    plan_text(b.s, &fake, b.j, NULL, &out);
+    /* 4 jobs record (2 + 1) vectors of 16 and one of 1000 numbers: 4 * 1048 * 4 bytes */
+    assert_non_null(strstr(out.p, "edits in flight\n"
+                                  "  sf/zero  zero v  layers 0..1  heads 1  at 3\n"
+                                  "  sf/swap  transplant embed  at 3  from ny at 3\n"
+                                  "  sf/steer  add resid  layers 3  at 6  by 0.5  sf at 3 minus ny at 3\n"
+                                  "  sf/steer  add resid  layers 3  at 6  by 1  tests/bad_specs/vectors.safetensors "));
+    assert_non_null(strstr(out.p, "recorded\n"
+                                  "  sf/baseline  embed  at 6\n"
+                                  "  sf/baseline  resid  layers 0, 3  at 6\n"
+                                  "  sf/baseline  logits  at 6\n"
+                                  "  sf/zero  embed  at 6\n"));
+    assert_non_null(strstr(out.p,
+                           "cost   2 prefills, 14 tokens · 8 jobs with a prefill of their own · decode 8 × 10 tokens at most "
+                           "· KV to store 0 kB raw · activations to store 17 kB raw\n"));
+    out.n = 0;
+    assert_int_equal(plan_json(b.s, &fake, b.j, NULL, &out, &e), 0);
+    v = json_loads(out.p, 0, NULL);
+    job = json_array_get(json_object_get(v, "jobs"), 3);
+    op = json_array_get(json_object_get(job, "ops"), 0);
+    assert_string_equal(json_string_value(json_object_get(op, "op")), "add");
+    assert_string_equal(json_string_value(json_object_get(op, "when")), "prefill");
+    assert_float_equal(json_real_value(json_object_get(op, "by")), 0.5, 0);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(json_object_get(op, "vector"), "minus"), "prompt")),
+                        "ny");
+    op = json_array_get(json_object_get(job, "ops"), 1);
+    assert_int_equal(strlen(json_string_value(json_object_get(json_object_get(op, "vector"), "sha256"))), 64);
+    assert_null(json_object_get(job, "records"));
+    job = json_array_get(json_object_get(v, "jobs"), 0);
+    assert_int_equal(json_array_size(json_object_get(job, "records")), 3);
+    json_decref(v);
+}
+
 static void tokens_show_text_bytes_and_slots(void **state)
 {
     (void)state;
@@ -143,6 +197,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_plan_shows_jobs_positions_and_cost, setup, teardown),
         cmocka_unit_test_setup_teardown(stored_answers_are_taken_off_the_plan, setup, teardown),
         cmocka_unit_test_setup_teardown(the_plan_as_json_holds_every_job_resolved, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_plan_tells_edits_in_flight_and_what_is_recorded, setup, teardown),
         cmocka_unit_test_setup_teardown(tokens_show_text_bytes_and_slots, setup, teardown),
         cmocka_unit_test_setup_teardown(tokens_as_json_replace_what_is_no_utf8, setup, teardown),
     };

@@ -387,10 +387,74 @@ static void a_cache_is_exported_as_safetensors(void **state)
     unlink(path);
 }
 
+static void edits_in_flight_are_shown_apart(void **state)
+{
+    (void)state;
+    assert_shows("ny/transplant", 0,
+                 (const char *const[]){"edits while the prompt was fed\n"
+                                       "  add resid  layers 0..2  at 3  by -2.5  vector abcd00000000…\n"
+                                       "  add head_out  layers 2  heads 0..1  at 3  by 1  from sf at 3 minus ny at 2\n"
+                                       "  scale embed  at 1..2  by 0.1\n",
+                                       "operations on the finished cache\n  scale v  layers 0  heads 0..1  at 1..2  by 2\n",
+                                       "  <s>\xe2\x9f\xa6 New York.\xe2\x9f\xa7\n", NULL});
+    assert_shows("sf/baseline", 0, (const char *const[]){"pass      4 tokens  f32  6 chunks", "  attn,embed,resid\n", NULL});
+}
+
+static void activations_are_exported_as_safetensors(void **state)
+{
+    static const struct {
+        const char *name, *positions;
+        int record, layer, n, dims[2];
+        const int *at;
+    } pieces[] = {{"attn.1", "\"attn.1\":[2,3]", 2, 1, 2, {4, 4}, fix_attn_at},
+                  {"embed", "\"embed\":[3]", 1, -1, 1, {32, 0}, fix_last},
+                  {"resid.0", "\"resid.0\":[0,1,3]", 0, 0, 3, {32, 0}, fix_resid_at},
+                  {"resid.2", "\"resid.2\":[0,1,3]", 0, 2, 3, {32, 0}, fix_resid_at}};
+    const char *path = fix_path(), *positions;
+    err e = {0};
+    uint64_t n_head;
+    char *head;
+    json_t *root, *t, *shape;
+    FILE *f;
+    int p, k, i;
+    (void)state;
+    if (query_export(db_path, NULL, "sf/transplant", "pass", path, &e)) fail_msg("%s", e.msg);
+    f = fopen(path, "rb");
+    assert_int_equal(fread(&n_head, 8, 1, f), 1);
+    head = mem_alloc(n_head + 1);
+    assert_int_equal(fread(head, 1, n_head, f), n_head);
+    root = json_loads(head, 0, NULL);
+    assert_int_equal(json_object_size(root), 1 + COUNT(pieces));
+    t = json_object_get(root, "__metadata__");
+    assert_string_equal(json_string_value(json_object_get(t, "moment")), "pass");
+    assert_string_equal(json_string_value(json_object_get(t, "tokens")), "[0,1,2,5]");
+    assert_null(json_object_get(t, "k_space"));
+    positions = json_string_value(json_object_get(t, "positions"));
+    for (p = 0; p < COUNT(pieces); p++) { /* in the order of the file: read one after the other */
+        int width = pieces[p].dims[0] * (pieces[p].dims[1] ? pieces[p].dims[1] : 1);
+        assert_non_null(strstr(positions, pieces[p].positions));
+        shape = json_object_get(json_object_get(root, pieces[p].name), "shape");
+        assert_int_equal(json_array_size(shape), pieces[p].dims[1] ? 3 : 2);
+        assert_int_equal(json_integer_value(json_array_get(shape, 0)), pieces[p].n);
+        assert_int_equal(json_integer_value(json_array_get(shape, 1)), pieces[p].dims[0]);
+        for (k = 0; k < pieces[p].n; k++)
+            for (i = 0; i < width; i++) {
+                float x;
+                assert_int_equal(fread(&x, 4, 1, f), 1);
+                assert_float_equal(x, fix_activation(3, pieces[p].record, pieces[p].layer, pieces[p].at[k], i), 0);
+            }
+    }
+    assert_int_equal(fgetc(f), EOF);
+    fclose(f);
+    json_decref(root);
+    free(head);
+    unlink(path);
+}
+
 static void a_cache_that_is_not_there_is_told(void **state)
 {
     const char *path = fix_path();
-    static const char *const cases[][3] = {{"sf/transplant", "prefill", "there are: edited, end"},
+    static const char *const cases[][3] = {{"sf/transplant", "prefill", "there are: edited, end, pass"},
                                            {"sf/noop", "end", "no cache of 'sf/noop' was kept"},
                                            {"ny/baseline", "prefill", "no answer yet"},
                                            {"ny/nothing", "prefill", "no job 'ny/nothing'"}};
@@ -465,6 +529,44 @@ static void hostile_databases_give_errors(void **state)
         free(text);
         free(rows(path, "SELECT vec_l2(kv_decode(blob_id), kv_decode(blob_id)) FROM v_kv", QUERY_JSON, 0, &code));
         assert_true(code == 0 || code == ERR_DB || code == ERR_INPUT);
+        fix_remove(path);
+    }
+}
+
+static void hostile_activations_give_errors(void **state)
+{
+    static const char *const harm[] = {
+        "UPDATE kv_chunk SET n_tok=1000000000 WHERE tensor='resid'",
+        "UPDATE kv_chunk SET n_tok=n_tok+1 WHERE tensor='attn'",
+        "UPDATE kv_chunk SET n_tok=0 WHERE tensor='embed'",
+        "UPDATE kv_chunk SET tok_start=-1 WHERE tensor='resid' AND tok_start=0",
+        "UPDATE kv_chunk SET tok_start=tok_start+100 WHERE tensor='resid'",
+        "UPDATE kv_chunk SET tok_start=9223372036854775807 WHERE tensor='embed'",
+        "UPDATE kv_chunk SET tok_start=1 WHERE tensor='resid' AND tok_start=3",
+        "UPDATE kv_chunk SET layer=99 WHERE tensor='attn'",
+        "UPDATE kv_chunk SET layer=-5 WHERE tensor='attn'",
+        "UPDATE kv_chunk SET tensor='logits' WHERE tensor='attn'",
+        "UPDATE kv_chunk SET tensor='k' WHERE tensor='attn'",
+        "UPDATE kv_chunk SET blob_id=(SELECT blob_id FROM kv_chunk WHERE tensor='embed' LIMIT 1) WHERE tensor='resid'",
+        "UPDATE kv_capture SET tok_end=2 WHERE moment='pass'",
+        "UPDATE blob SET dtype='f16'",
+        "UPDATE model SET n_embd=31",
+        "UPDATE model SET n_head=1000000000",
+        "UPDATE model SET n_embd=0",
+    };
+    int i;
+    (void)state;
+    for (i = 0; i < COUNT(harm); i++) {
+        const char *path = fix_path();
+        char target[80], command[256];
+        err e = {0};
+        snprintf(command, sizeof command, "cp %s %s", db_path, path);
+        assert_int_equal(system(command), 0);
+        snprintf(target, sizeof target, "%s.safetensors", path);
+        exec_on(path, harm[i]);
+        if (!query_export(path, NULL, "sf/transplant", "pass", target, &e)) fail_msg("exported after: %s", harm[i]);
+        assert_int_equal(e.code, ERR_DB);
+        assert_int_equal(access(target, F_OK), -1);
         fix_remove(path);
     }
 }
@@ -559,12 +661,16 @@ int main(void)
         cmocka_unit_test(an_unknown_label_is_answered_with_near_ones),
         cmocka_unit_test(a_label_of_two_experiments_needs_the_experiment),
         cmocka_unit_test(a_cache_is_exported_as_safetensors),
+        cmocka_unit_test(edits_in_flight_are_shown_apart),
+        cmocka_unit_test(activations_are_exported_as_safetensors),
         cmocka_unit_test(a_cache_that_is_not_there_is_told),
         cmocka_unit_test(hostile_databases_give_errors),
+        cmocka_unit_test(hostile_activations_give_errors),
         cmocka_unit_test(damaged_pages_give_errors),
         cmocka_unit_test(files_that_are_not_ours_are_refused),
         cmocka_unit_test(a_database_in_a_folder_one_may_not_write_to_can_be_read),
     };
     fix_make_jobs();
+    fix_add_flight();
     return cmocka_run_group_tests(tests, setup, teardown);
 }
