@@ -103,7 +103,7 @@ int family_vector(struct families *f, const struct job_op *op, float **out, err 
 {
     const struct job_vector *v = op->vector;
     size_t width = (size_t)engine_site_width(f->en, op->tensors, 0), n = (size_t)op->n_layers * width, i;
-    const float *from, *minus;
+    const float *from = NULL, *minus = NULL;
     if (!v->rows && (get(f, of_place(f, op, &v->from), &from, e) || get(f, of_place(f, op, &v->minus), &minus, e))) return -1;
     *out = mem_array(n, sizeof **out);
     for (i = 0; i < n; i++) (*out)[i] = v->rows ? v->rows[v->n_rows == 1 ? i % width : i] : from[i] - minus[i];
