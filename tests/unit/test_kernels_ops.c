@@ -192,8 +192,10 @@ static void check_matmul_t(const struct kernels *k, enum dtype t, int rows, int 
 
 static void the_transposed_matmul_equals_the_plain_one(void **isa)
 {
-    static const int shapes[][3] = {{1, 1, 1},   {5, 7, 3},     {16, 16, 6},  {17, 31, 7},   {48, 48, 5},
-                                    {40, 33, 2}, {64, 100, 13}, {30, 768, 9}, {144, 48, 21}, {96, 64, 64}};
+    /* outputs, columns, rows of x: in place and packed, whole blocks and ends, and columns too many to pack */
+    static const int shapes[][3] = {{1, 1, 1},    {5, 7, 3},     {16, 16, 6},  {17, 31, 7},   {48, 48, 5},
+                                    {40, 33, 2},  {64, 100, 13}, {30, 768, 9}, {144, 48, 21}, {96, 64, 64},
+                                    {300, 20, 1}, {275, 50, 2},  {260, 33, 3}, {50, 4100, 1}, {20, 8300, 5}};
     const struct kernels *k = isa_or_skip(isa);
     for (int t = DTYPE_F32; t <= DTYPE_BF16; t++)
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
