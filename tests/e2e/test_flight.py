@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from conftest import assert_clean, fingerprint, run, sql
+from conftest import ROOT, assert_clean, fingerprint, run, sql
 
 EVERYWHERE = ["k", "v", "kv", "k_pre", "resid", "embed", "attn_out", "mlp_out", "head_out"]
 TEXT = ("I am flying to {{city}} next week. Think about it, but do not answer yet, since I will ask you later about other places: "
@@ -99,19 +99,24 @@ def write(model, tmp_path):
     return one
 
 
-def export(db, label, moment, tmp_path):
-    """The tensors of an exported file by name, and its metadata with `positions` read."""
-    out = tmp_path / "x.safetensors"
-    run("export", "safetensors", "--db", db, "--label", label, "--moment", moment, "-o", out)
-    raw = out.read_bytes()
+def read_safetensors(path):
+    """The tensors of a file by name, and its metadata."""
+    raw = path.read_bytes()
     n = struct.unpack("<Q", raw[:8])[0]
     head = json.loads(raw[8:8 + n])
-    meta = head.pop("__metadata__")
-    meta["positions"] = json.loads(meta.get("positions", "{}"))
-    tensors = {}
+    meta, tensors = head.pop("__metadata__", {}), {}
     for name, t in head.items():
         first, end = t["data_offsets"]
         tensors[name] = np.frombuffer(raw[8 + n + first:8 + n + end], dtype="<f4").reshape(t["shape"])
+    return tensors, meta
+
+
+def export(db, label, moment, tmp_path):
+    """The same of what is stored of a label at a moment, with `positions` read."""
+    out = tmp_path / "x.safetensors"
+    run("export", "safetensors", "--db", db, "--label", label, "--moment", moment, "-o", out)
+    tensors, meta = read_safetensors(out)
+    meta["positions"] = json.loads(meta.get("positions", "{}"))
     return tensors, meta
 
 
@@ -350,3 +355,55 @@ def test_an_answer_is_made_again_only_for_activations_that_are_not_stored(write,
     missing = run("export", "safetensors", "--db", db, "--label", "a/noop", "--moment", "pass", "-o", tmp_path / "x", check=5)
     assert "no cache of 'a/noop' was kept" in missing.stderr
     assert_clean(db)
+
+
+FOLDERS = sorted((ROOT / "tests/golden/tiny").iterdir())
+
+
+def golden_edit(edit, positions):
+    """An edit of the goldens as an operation of a spec; None: there is none."""
+    if "do" not in edit:
+        return None
+    words = [f"op: {edit['do']}", f"at: {{ tokens: {positions} }}", f"when: {edit.get('when', 'finished_cache')}"]
+    words += [f"tensor: {edit['of']}"] if "of" in edit else []
+    words += [f"{key}: {edit[key]}" for key in ("layers", "heads", "by") if key in edit]
+    words += ["from: { prompt: b, condition: none }"] if edit["do"] == "transplant" else []
+    return "{ " + ", ".join(words) + " }"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_edits_and_activations_of_every_architecture_are_those_of_transformers(folder, tmp_path):
+    golden, db, spec = json.loads((folder / "expected.json").read_text()), tmp_path / "r.db", tmp_path / "s.yaml"
+    lines = ["kvrun: 1", "experiment: golden", f"model: {{ path: {folder} }}", "prompts:",
+             f"  - {{ name: a, tokens: {golden['prompt']} }}", f"  - {{ name: b, tokens: {golden['donor']} }}", "conditions:"]
+    for name, condition in golden["conditions"].items():
+        op = golden_edit(condition["edit"], golden["positions"])
+        lines.append(f"  - {{ name: {name}, apply: [{op}] }}" if op else f"  - {{ name: {name} }}")
+    lines += [f"decode: {{ max_tokens: {golden['max_new_tokens']}, stop: none, after_edit: rerun_last }}",
+              "capture: { tensors: [{ of: [none], tensors: [resid, embed, attn, logits] }] }"]
+    spec.write_text("\n".join(lines) + "\n")
+    run(spec, "--db", db)
+    for name, want in golden["conditions"].items():
+        got = sql(db, f"SELECT token_id, logprob FROM v_token WHERE label='a/{name}' ORDER BY step")
+        for step, (token, logprob, margin) in enumerate(zip(want["tokens"], want["logprobs"], want["margins"])):
+            if got[step]["token_id"] != token:
+                assert margin < 1e-3, (name, step)
+                break
+            assert abs(got[step]["logprob"] - logprob) < 1e-3, (name, step)
+    acts, _ = export(db, "a/none", "pass", tmp_path)
+    want, compared = read_safetensors(folder / "expected.safetensors")[0], 0
+    layers = sum(name.startswith("attn.") for name in acts)
+    mine = {"hidden.0": acts["embed"], "logits": acts["logits"]}
+    for layer in range(layers):
+        mine[f"attn.{layer}"] = acts[f"attn.{layer}"].transpose(1, 0, 2)  # there heads come first
+        if layer + 1 < layers:  # the last one is behind the final norm there
+            mine[f"hidden.{layer + 1}"] = acts[f"resid.{layer}"]
+    for name, got in mine.items():
+        if name not in want:
+            continue
+        rows = want[name].shape[-2]  # some goldens keep the last rows
+        got = got[..., -rows:, :]
+        assert got.shape == want[name].shape, name
+        assert abs(got - want[name]).max() <= 2e-4 * abs(want[name]).max(), name
+        compared += 1
+    assert compared >= 1
