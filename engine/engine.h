@@ -159,7 +159,8 @@ struct watch {
     const struct record *records;
     int n_edits, n_records;
 };
-/* cache_feed with edits made as each layer writes, in their order, and records taken after them. Every index is checked. */
+/* cache_feed with edits made as each layer writes, in their order, and records taken after them. Every index is checked;
+   positions that this call does not feed are not touched. */
 int cache_feed_watched(cache *c, const int *tokens, int n, const struct watch *w, struct gen_pick *last, err *e);
 /* Positions first..first+n-1 of one layer of CACHE_K or CACHE_V to out, (G, n, E) in the cache's type. */
 void cache_read(const cache *c, int layer, int tensor, int first, int n, void *out);

@@ -160,7 +160,7 @@ static bool edit_of(struct oracle_edit *w, const struct oracle *o, const json_t 
     static const struct {
         const char *name;
         enum edit_op op;
-    } ops[] = {{"zero", EDIT_ZERO}, {"transplant", EDIT_TRANSPLANT}, {"mask", EDIT_MASK}};
+    } ops[] = {{"zero", EDIT_ZERO}, {"transplant", EDIT_TRANSPLANT}, {"mask", EDIT_MASK}, {"scale", EDIT_SCALE}};
     const char *name = json_string_value(json_object_get(from, "do")), *of = json_string_value(json_object_get(from, "of"));
     size_t i;
     for (i = 0; i < sizeof ops / sizeof *ops && strcmp(ops[i].name, name) != 0; i++) continue;
@@ -169,6 +169,7 @@ static bool edit_of(struct oracle_edit *w, const struct oracle *o, const json_t 
     if (json_object_get(from, "layers")) w->ed.n_layers = oracle_ints(json_object_get(from, "layers"), w->layers);
     if (json_object_get(from, "heads")) w->ed.n_heads = oracle_ints(json_object_get(from, "heads"), w->heads);
     w->ed.donor = donor;
+    w->ed.by = (float)json_number_value(json_object_get(from, "by"));
     return true;
 }
 
