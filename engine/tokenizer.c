@@ -136,6 +136,7 @@ static int load_bpe(tokenizer *t, const gguf *g, err *e)
     snprintf(t->kind, sizeof t->kind, "bpe:%.*s", traits.n_name, traits.name);
     t->bpe.ignore_merges = traits.ignore_merges;
     t->add_bos = traits.add_bos;
+    if (traits.nfc) t->norm.op[t->norm.n++] = (struct norm_op){.kind = NORM_NFC};
     t->piece = tokenizer_bpe_piece;
     return load_tokens(t, g, SPELLING_BYTES, e) || load_merges(t, g, e) ? -1 : 0;
 }

@@ -180,7 +180,7 @@ int tokenizer_pre_add(struct tokenizer_pre *p, const char *pattern, size_t n, en
 struct pre_traits {
     const char *name; /* (n_name) the one of its names that tokenizer_kind shows */
     int n_name;
-    bool ignore_merges, add_bos;
+    bool ignore_merges, add_bos, nfc; /* nfc: the text is composed (NFC) first, as the models' tokenizer.json asks */
 };
 struct tokenizer_pre *tokenizer_pre_named(struct gguf_str name, struct pre_traits *traits, err *e);
 void tokenizer_pre_free(struct tokenizer_pre *p); /* NULL is fine */

@@ -46,7 +46,7 @@ enum { STEPS_MAX = 6, PATTERN_MAX = 1 << 14 };
 struct pre_rule {
     const char *names; /* separated by blanks, each with one at the end; the first is shown */
     const char *step[STEPS_MAX];
-    bool ignore_merges, add_bos;
+    bool ignore_merges, add_bos, nfc;
 };
 
 static const struct pre_rule rules[] = {
@@ -57,7 +57,8 @@ static const struct pre_rule rules[] = {
     {.names = "smollm ", .step = {GPT2}},
     {.names = "starcoder refact command-r ", .step = {"\\p{N}", GPT2}},
     {.names = "llama-bpe llama3 llama-v3 ", .step = {CL100K("\\p{N}{1,3}")}, .ignore_merges = true, .add_bos = true},
-    {.names = "qwen2 deepseek-r1-qwen ", .step = {CL100K("\\p{N}")}},
+    {.names = "qwen2 ", .step = {CL100K("\\p{N}")}, .nfc = true},
+    {.names = "deepseek-r1-qwen ", .step = {CL100K("\\p{N}")}},
     {.names = "falcon ", .step = {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]"}},
     {.names = "deepseek-llm ",
      .step = {"[\\r\\n]", "\\s?[" CASED "]+",
@@ -165,6 +166,7 @@ struct tokenizer_pre *tokenizer_pre_named(struct gguf_str name, struct pre_trait
     traits->n_name = (int)strcspn(r->names, " ");
     traits->ignore_merges = r->ignore_merges;
     traits->add_bos = r->add_bos;
+    traits->nfc = r->nfc;
     return p;
 }
 
