@@ -49,7 +49,8 @@ static int row_of(struct table *t, const char *name, int *last)
     return *last = t->n_rows++;
 }
 
-/* The newest answer of a job; note "failed" where there is none but an attempt was made. */
+/* The newest answer of a job, as token ids where there is no text (a model without a tokenizer); note "failed" where there is
+ * none but an attempt was made. */
 static int read_cell(sqlite3_stmt *find, struct table *t, const char *label, struct outcome_cell *cell, err *e)
 {
     int rc;
@@ -70,8 +71,10 @@ static int read_cell(sqlite3_stmt *find, struct table *t, const char *label, str
 static int fill(struct table *t, const struct spec *s, const struct jobs *j, store *st, bool axes, err *e)
 {
     static const char *const query =
-        "SELECT g.text FROM spec_job sj JOIN attempt a ON a.job_id = sj.job_id LEFT JOIN generation g ON g.attempt_id = a.id "
-        "WHERE sj.spec_id = ?1 AND sj.label = ?2 ORDER BY a.status = 'done' DESC, a.id DESC LIMIT 1";
+        "SELECT coalesce(nullif(g.text, ''),"
+        " (SELECT group_concat(token_id, ' ') FROM (SELECT token_id FROM step WHERE attempt_id = a.id ORDER BY step)))"
+        " FROM spec_job sj JOIN attempt a ON a.job_id = sj.job_id LEFT JOIN generation g ON g.attempt_id = a.id"
+        " WHERE sj.spec_id = ?1 AND sj.label = ?2 ORDER BY a.status = 'done' DESC, a.id DESC LIMIT 1";
     sqlite3_stmt *find = NULL;
     int i, row = -1, rc = -1;
     if (sqlite3_prepare_v2(store_sqlite(st), query, -1, &find, NULL) != SQLITE_OK)

@@ -167,3 +167,14 @@ def test_the_sanitizer_build_reads_and_exports(tiny_spec, tmp_path):
     run("export", "safetensors", "--db", db, "--label", "a/zero", "--moment", "edited", "-o", tmp_path / "o", binary=KVRUN_ASAN)
     run("plan", tiny_spec(), "--json", binary=KVRUN_ASAN)
     run("tokens", tiny_spec(), "a", binary=KVRUN_ASAN)
+
+
+def test_a_model_without_a_tokenizer_answers_in_ids(tmp_path):
+    import tiny_gguf
+    model, spec = tmp_path / "bare.gguf", tmp_path / "ids.yaml"
+    tiny_gguf.write_model(str(model), seed=3, tokenizer=False)
+    spec.write_text(f"kvrun: 1\nexperiment: ids\nmodel: {{ path: {model} }}\nprompts: [{{ name: a, tokens: [5, 9, 200, 17] }}]\n"
+                    "conditions: [{ name: baseline }]\ndecode: { max_tokens: 5, stop: none }\n")
+    table = run(spec, "--db", tmp_path / "r.db").stdout
+    ids = [r["token_id"] for r in sql(tmp_path / "r.db", "SELECT token_id, token FROM v_token ORDER BY step")]
+    assert len(ids) == 5 and " ".join(map(str, ids)) in table
