@@ -361,6 +361,48 @@ static void files_that_lie_are_errors(void **s)
             "an id of TemplateProcessing");
 }
 
+/* xorshift64; the seed is not zero. */
+static uint64_t next_random(uint64_t *x)
+{
+    *x ^= *x << 13;
+    *x ^= *x >> 7;
+    return *x ^= *x << 17;
+}
+
+/* Small files with most of what the format has, damaged byte by byte and cut short: a tokenizer or an error, never a crash. */
+static void two_thousand_damaged_files_give_a_tokenizer_or_an_error(void **s)
+{
+    static const char *const files[] = {
+        METASPACE("first"),
+        "{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"fuse_unk\":true,\"unk_token\":\"<unk>\",\"vocab\":{\"<unk>\":0,"
+        "\"a\":1,\"b\":2,\"ab\":3,\"<0x0A>\":4,\"c\":5,\"abc\":6},\"merges\":[\"a b\",\"ab c\"]},"
+        "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"Prepend\",\"prepend\":\"a\"}]},"
+        "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":true},"
+        "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[ab]+|c\"},\"behavior\":\"Isolated\",\"invert\":false}]},"
+        "\"added_tokens\":[{\"id\":7,\"content\":\"<x>\",\"special\":true,\"lstrip\":true,\"rstrip\":false}]}",
+    };
+    uint64_t seed = 5;
+    int round, loaded = 0;
+    (void)s;
+    for (round = 0; round < 2000; round++) {
+        const char *file = files[round % 2];
+        size_t n = strlen(file), cut = next_random(&seed) % 8 ? n : next_random(&seed) % n, k;
+        char *bytes = mem_alloc(n + 1);
+        tokenizer *t = NULL;
+        err e = {0};
+        memcpy(bytes, file, n);
+        for (k = next_random(&seed) % 4; k > 0; k--) bytes[next_random(&seed) % n] = (char)next_random(&seed);
+        if (tokenizer_load_json(&t, bytes, cut, &e) == 0) {
+            struct tokens out;
+            if (tokenizer_encode(t, "abc a<x> 12\n", 12, 0, &out, &e) == 0) free(out.t);
+            loaded++;
+        }
+        tokenizer_free(t);
+        free(bytes);
+    }
+    assert_in_range(loaded, 100, 1900);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -374,6 +416,7 @@ int main(void)
         cmocka_unit_test(metaspace_puts_its_space_in_front_once_or_always),
         cmocka_unit_test(what_is_not_supported_is_refused_by_name),
         cmocka_unit_test(files_that_lie_are_errors),
+        cmocka_unit_test(two_thousand_damaged_files_give_a_tokenizer_or_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
