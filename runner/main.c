@@ -5,24 +5,16 @@
 #include "query.h"
 #include "run.h"
 #include "tokens.h"
+#include "width.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 static int print(struct buf *b)
 {
     if (b->n) fwrite(b->p, 1, b->n, stdout);
     buf_free(b);
     return 0;
-}
-
-/* Columns of the terminal; 0 when standard output is none. */
-static int terminal_width(void)
-{
-    struct winsize w;
-    return isatty(1) && ioctl(1, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 0;
 }
 
 static int command_help(const struct options *o, err *e)
@@ -97,7 +89,7 @@ static int command_sql(const struct options *o, const char *db, err *e)
     int rc;
     if (!query) return err_set(e, ERR_INPUT, "there is no example %d", o->example), e->code;
     if (title) fprintf(stderr, "-- %s\n%s\n\n", title, query);
-    rc = query_sql(db, typed ? typed : query, f, terminal_width(), stdout, e);
+    rc = query_sql(db, typed ? typed : query, f, width_terminal(0), stdout, e);
     free(typed);
     return rc ? e->code : 0;
 }

@@ -2,11 +2,11 @@
 #include "table.h"
 
 #include "outcome.h"
+#include "width.h"
 
 #include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 enum { ROWS_MAX = 40, WIDTH_OF_A_FILE = 140 };
@@ -17,12 +17,6 @@ struct table {
     int n_rows;
     struct outcome_cell *cells; /* (n_rows, n_prompts) */
 };
-
-static int terminal_width(void)
-{
-    struct winsize w;
-    return isatty(1) && ioctl(1, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : WIDTH_OF_A_FILE;
-}
 
 static bool use_colour(const char *colour)
 {
@@ -105,7 +99,7 @@ static int count_rows(const struct spec *s, const struct jobs *j, bool axes)
 int table_outcome(const struct spec *s, const struct jobs *j, store *st, const char *colour, struct buf *out, err *e)
 {
     struct table t = {.mem = arena_new()};
-    struct outcome o = {.n_columns = s->n_prompts, .width = terminal_width(), .colour = use_colour(colour)};
+    struct outcome o = {.n_columns = s->n_prompts, .width = width_terminal(WIDTH_OF_A_FILE), .colour = use_colour(colour)};
     bool axes = count_rows(s, j, true) <= ROWS_MAX;
     size_t room = (size_t)s->n_conditions + 2 + (axes ? ROWS_MAX : 0);
     const char **columns = arena_array(t.mem, (size_t)s->n_prompts, sizeof *columns);

@@ -3,6 +3,8 @@
 
 #include "../engine/base.h"
 
+#include <sys/ioctl.h>
+#include <unistd.h>
 #include <utf8proc.h>
 
 /* Columns of the character at s, and its length. */
@@ -33,4 +35,10 @@ size_t width_fit(const char *s, size_t n, int max)
         if (w > max) break;
     }
     return i;
+}
+
+int width_terminal(int otherwise)
+{
+    struct winsize w;
+    return isatty(1) && ioctl(1, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : otherwise;
 }

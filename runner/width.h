@@ -13,4 +13,7 @@ int width_text(const char *s, size_t n);
 /* Length of the longest prefix that takes at most max columns; marks that combine with its last character stay with it. */
 size_t width_fit(const char *s, size_t n, int max);
 
+/* Columns of the terminal that standard output is; `otherwise` when it is none. */
+int width_terminal(int otherwise);
+
 #endif
