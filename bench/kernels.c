@@ -127,15 +127,15 @@ static void bench_matmul(enum dtype t)
 struct attention {
     struct attn a;
     float *q, *out;
-    struct kv_page ***rows; /* (B)(n_pages), the same for every layer but one page pool per layer */
-    struct kv_page ***layer[L];
-    int *pos, B;
+    struct kv_page ***row[B_MAX]; /* (B)(L)(n_pages), one pool of pages per layer */
+    struct rows r;
+    int *pos;
 };
 
 static void attends(void *arg)
 {
     struct attention *t = arg;
-    for (int l = 0; l < L; l++) k->attend(t->out, t->q, (struct kv_page *const *const *)t->layer[l], t->pos, &t->a, t->B);
+    for (int l = 0; l < L; l++) k->attend(t->out, t->q, &t->r, l, NULL, &t->a);
 }
 
 enum { PREFIX = 2048, PAGES = PREFIX / PAGE_TOKENS };
@@ -143,7 +143,7 @@ enum { PREFIX = 2048, PAGES = PREFIX / PAGE_TOKENS };
 /* B rows at the end of a 2048-token prefix: every row its own pages, or all the same; or one prefill of B tokens. */
 static void bench_attend(const char *what, enum dtype kv, int B, int shared, int prefill)
 {
-    struct attention t = {.a = {H, G, E, kv, 0.125f}, .B = B};
+    struct attention t = {.a = {H, G, E, kv, 0.125f}};
     int n_pages = prefill ? (B + PAGE_TOKENS - 1) / PAGE_TOKENS : PAGES, caches = shared || prefill ? 1 : B;
     size_t page = (size_t)G * PAGE_TOKENS * E * (size_t)dtype_block_bytes(kv), count = (size_t)L * (size_t)(caches * n_pages);
     char *memory = k->alloc(count * page * 2);
@@ -160,19 +160,20 @@ static void bench_attend(const char *what, enum dtype kv, int B, int shared, int
     t.out = floats((size_t)B * H * E);
     t.pos = calloc((size_t)B, sizeof *t.pos);
     for (int b = 0; b < B; b++) t.pos[b] = prefill ? b : PREFIX - 1;
-    for (int l = 0; l < L; l++) {
-        t.layer[l] = calloc((size_t)B, sizeof **t.layer);
-        for (int b = 0; b < B; b++) {
-            t.layer[l][b] = calloc((size_t)n_pages, sizeof ***t.layer);
-            for (int p = 0; p < n_pages; p++) t.layer[l][b][p] = &pages[(l * caches + (caches > 1 ? b : 0)) * n_pages + p];
+    for (int b = 0; b < B; b++) {
+        t.row[b] = calloc(L, sizeof **t.row);
+        for (int l = 0; l < L; l++) {
+            t.row[b][l] = calloc((size_t)n_pages, sizeof ***t.row);
+            for (int p = 0; p < n_pages; p++) t.row[b][l][p] = &pages[(l * caches + (caches > 1 ? b : 0)) * n_pages + p];
         }
     }
+    t.r = (struct rows){B, t.pos, (struct kv_page *const *const *const *)t.row};
     r = timed(attends, &t);
     printf("attend %-4s B=%-3d %-8s best %7.2f median %7.2f ms\n", dtype_name(kv), B, what, r.best * 1e3, r.median * 1e3);
     fflush(stdout);
-    for (int l = 0; l < L; l++) {
-        for (int b = 0; b < B; b++) free(t.layer[l][b]);
-        free(t.layer[l]);
+    for (int b = 0; b < B; b++) {
+        for (int l = 0; l < L; l++) free(t.row[b][l]);
+        free(t.row[b]);
     }
     free(t.pos);
     free(pages);
@@ -185,10 +186,11 @@ static void bench_attend(const char *what, enum dtype kv, int B, int shared, int
 
 struct rest {
     float *x, *w, *gate, *up, *logits, *q, *key, *cos, *sin;
-    struct kv_page *page, **table, *const **rows;
+    struct kv_page *page, **table, *const **layer, *const *const **row;
     int *pos, B;
     struct attn a;
-    struct rope r;
+    struct rope rope;
+    struct rows r;
     int what;
 };
 
@@ -200,7 +202,7 @@ static void rest_step(void *arg)
     for (int i = 0; i < n; i++) {
         if (t->what == 0) k->rmsnorm(t->q, t->x, t->w, 1e-5f, t->B, D);
         if (t->what == 1) k->swiglu(t->gate, t->gate, t->up, t->B, F);
-        if (t->what == 2) k->rope_append(t->q, t->key, t->x, &t->r, t->rows, t->pos, &t->a, t->B);
+        if (t->what == 2) k->rope_append(t->q, t->key, t->x, &t->rope, &t->r, 0, &t->a);
         if (t->what == 3) k->pick(picks, t->logits, t->B, V);
     }
 }
@@ -214,13 +216,16 @@ static void bench_rest(int B)
     t.logits = floats((size_t)B * V), t.q = floats((size_t)B * D), t.key = floats((size_t)B * D);
     t.cos = floats((size_t)B * E), t.sin = floats((size_t)B * E);
     t.page = calloc((size_t)B, sizeof *t.page), t.table = calloc((size_t)B, sizeof *t.table);
-    t.rows = calloc((size_t)B, sizeof *t.rows), t.pos = calloc((size_t)B, sizeof *t.pos);
+    t.layer = calloc((size_t)B, sizeof *t.layer), t.row = calloc((size_t)B, sizeof *t.row),
+    t.pos = calloc((size_t)B, sizeof *t.pos);
     for (int b = 0; b < B; b++) {
         t.page[b] = (struct kv_page){k->alloc(page), k->alloc(page), NULL};
         t.table[b] = &t.page[b];
-        t.rows[b] = &t.table[b];
+        t.layer[b] = &t.table[b];
+        t.row[b] = &t.layer[b];
     }
-    t.r = (struct rope){t.cos, t.sin, E, 1};
+    t.rope = (struct rope){t.cos, t.sin, E, 1};
+    t.r = (struct rows){B, t.pos, t.row};
     for (t.what = 0; t.what < 4; t.what++) {
         struct timing r = timed(rest_step, &t);
         printf("%-8s B=%-3d best %7.3f median %7.3f ms a step\n", names[t.what], B, r.best * 1e3, r.median * 1e3);

@@ -30,14 +30,14 @@ static struct page *page_new(engine *en)
     if (p) en->pool = p->next;
     pthread_mutex_unlock(&en->pool_lock);
     if (p) {
-        en->k->zero(p->kv.k, 2 * bytes + hidden);
+        en->k->zero(p->kv.k, 2 * bytes);
+        memset(p->hidden_bits, 0, hidden);
     } else {
-        mem = en->k->alloc(2 * bytes + hidden);
+        mem = en->k->alloc(2 * bytes);
         if (!mem) return NULL;
-        p = mem_alloc(sizeof *p);
+        p = mem_alloc(sizeof *p + hidden);
         p->kv.k = mem;
         p->kv.v = mem + bytes;
-        p->hidden_bits = (uint64_t *)(void *)(mem + 2 * bytes);
     }
     p->kv.hidden = NULL;
     p->next = NULL;
@@ -161,7 +161,8 @@ struct page *cache_own(cache *c, int layer, int page)
     if (atomic_load(&old->refs) == 1) return old;
     own = page_new(en);
     if (!own) return NULL;
-    en->k->copy(own->kv.k, old->kv.k, 2 * page_bytes(en) + (size_t)en->model.G * sizeof(uint64_t));
+    en->k->copy(own->kv.k, old->kv.k, 2 * page_bytes(en));
+    memcpy(own->hidden_bits, old->hidden_bits, (size_t)en->model.G * sizeof *own->hidden_bits);
     if (old->kv.hidden) own->kv.hidden = own->hidden_bits;
     c->pages[layer][page] = &own->kv;
     page_release(en, old);
@@ -201,17 +202,18 @@ int cache_check_feed(const cache *c, const int *tokens, int n, err *e)
     return 0;
 }
 
-void cache_pass(cache *c, struct pass_row *rows, const int *tokens, int n, const int *want, int n_want)
+int cache_pass(cache *c, struct pass_row *rows, const int *tokens, int n, const int *want, int n_want, err *e)
 {
     int i;
     for (i = 0; i < n; i++) rows[i] = (struct pass_row){c, tokens[i], c->n + i};
-    forward(c->en, rows, n, want, n_want);
+    if (forward(c->en, rows, n, want, n_want, e)) return -1;
     c->n += n;
+    return 0;
 }
 
 int cache_last_pick(const engine *en, int row, struct gen_pick *last, err *e)
 {
-    const struct pick *p = &en->s.picks[row];
+    const struct pick *p = &en->s.host_picks[row];
     *last = (struct gen_pick){p->token, p->logprob, p->margin};
     return p->token < 0 ? err_set(e, ERR_FAIL, "a logit behind the prompt is not a finite number") : 0;
 }
@@ -220,16 +222,17 @@ int cache_feed(cache *c, const int *tokens, int n, struct gen_pick *last, err *e
 {
     engine *en = c->en;
     struct pass_row *rows;
-    int done, chunk;
+    int done, chunk, rc = 0;
     if (cache_check_feed(c, tokens, n, e) || cache_reserve(c, n, e)) return -1;
     rows = mem_array((size_t)en->s.rows, sizeof *rows);
-    for (done = 0; done < n; done += chunk) {
+    for (done = 0; !rc && done < n; done += chunk) {
         int want;
         chunk = n - done < en->s.rows ? n - done : en->s.rows;
         want = chunk - 1;
-        cache_pass(c, rows, tokens + done, chunk, &want, last && done + chunk == n);
+        rc = cache_pass(c, rows, tokens + done, chunk, &want, last && done + chunk == n, e);
     }
     free(rows);
+    if (rc) return -1;
     return last ? cache_last_pick(en, 0, last, e) : 0;
 }
 

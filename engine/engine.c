@@ -80,7 +80,7 @@ static void describe(engine *en, const struct engine_opts *o)
     i->n_ctx_train = m->n_ctx;
     i->rope_base = m->rope_base;
     i->kv_bytes_per_token = (int64_t)2 * m->n_layer * m->G * m->E * dtype_block_bytes(kv_dtypes[o->kv]);
-    snprintf(en->numerics, sizeof en->numerics, "n1:cpu:kv-%s", i->kv_dtype);
+    snprintf(en->numerics, sizeof en->numerics, "n1:%s:kv-%s", en->k->numerics, i->kv_dtype);
     i->numerics = en->numerics;
     i->bos = i->eos = -1;
     i->tokenizer_kind = "none";

@@ -18,6 +18,18 @@ static void *carve(char *base, size_t *used, size_t n, size_t size)
     return p;
 }
 
+static size_t host_layout(struct scratch *s, const struct model *m, char *base)
+{
+    size_t used = 0, B = (size_t)s->rows;
+    s->host_cos = carve(base, &used, B * (size_t)m->n_rot / 2, sizeof(float));
+    s->host_sin = carve(base, &used, B * (size_t)m->n_rot / 2, sizeof(float));
+    s->host_ids = carve(base, &used, B, sizeof(int));
+    s->host_pos = carve(base, &used, B, sizeof(int));
+    s->host_picks = carve(base, &used, LOGIT_ROWS, sizeof *s->host_picks);
+    s->pages = carve(base, &used, B, sizeof *s->pages);
+    return used;
+}
+
 static size_t scratch_layout(struct scratch *s, const struct model *m, char *base)
 {
     size_t used = 0, B = (size_t)s->rows, D = (size_t)m->D, HE = (size_t)m->H * m->E, GE = (size_t)m->G * m->E,
@@ -41,7 +53,6 @@ static size_t scratch_layout(struct scratch *s, const struct model *m, char *bas
     }
     s->ids = carve(base, &used, B, sizeof(int));
     s->pos = carve(base, &used, B, sizeof(int));
-    s->pages = carve(base, &used, B, sizeof *s->pages);
     s->picks = carve(base, &used, LOGIT_ROWS, sizeof *s->picks);
     return used;
 }
@@ -55,12 +66,15 @@ int scratch_init(engine *en, int rows, err *e)
     s->base = en->k->alloc(bytes);
     if (!s->base) return err_set(e, ERR_ENV, "no memory for passes of %d rows (%zu bytes)", rows, bytes);
     scratch_layout(s, &en->model, s->base);
+    s->host = mem_alloc(host_layout(s, &en->model, NULL));
+    host_layout(s, &en->model, s->host);
     return 0;
 }
 
 void scratch_free(engine *en)
 {
     if (en->s.base) en->k->release(en->s.base);
+    free(en->s.host);
     en->s = (struct scratch){0};
 }
 
@@ -215,10 +229,8 @@ static void attention_block(engine *en, const struct layer *w, const struct pass
     struct rope rope = {s->cos[w->rope], s->sin[w->rope], m->n_rot, m->rope_interleaved}, still = {rope.cos, rope.sin, 0, 0};
     struct attn a = en->attn;
     const float *in = s->x;
-    int i;
     a.scale = w->scale;
     a.window = w->window;
-    for (i = 0; i < n; i++) s->pages[i] = rows[i].cache->pages[layer];
     if (w->attn_norm.w) {
         norm(en, s->h, s->x, &w->attn_norm, n, m->D);
         in = s->h;
@@ -228,13 +240,13 @@ static void attention_block(engine *en, const struct layer *w, const struct pass
     tap_k_pre(en, layer, rows, n);
     tap_at(en, layer, TAP_V, s->v, rows, n, m->G * m->E);
     /* All rows are appended before any attends; a row sees positions up to its own, so the later ones do not matter. */
-    k->rope_append(s->q, s->k, s->v, &rope, s->pages, s->pos, &a, n);
+    k->rope_append(s->q, s->k, s->v, &rope, &s->r, layer, &a);
     if (tapped(en, TAP_K)) {
         tap_at(en, layer, TAP_K, s->k, rows, n, m->G * m->E);
-        k->rope_append(s->q, s->k, s->v, &still, s->pages, s->pos, &a, n);
+        k->rope_append(s->q, s->k, s->v, &still, &s->r, layer, &a);
     }
     tap_at(en, layer, TAP_Q, s->q, rows, n, m->H * m->E);
-    k->attend(s->att, s->q, s->pages, s->pos, &a, n);
+    k->attend(s->att, s->q, &s->r, layer, NULL, &a);
     tap_at(en, layer, TAP_HEAD_OUT, s->att, rows, n, m->H * m->E);
     add_part(en, &w->o, &w->attn_post, s->att, layer, TAP_ATTN_OUT, rows, n);
 }
@@ -262,17 +274,34 @@ static void ffn_block(engine *en, const struct layer *w, const struct pass_row *
 
 /* ---- the pass ---- */
 
+/* Hands the backend what the host knows of the rows: tokens, positions, angles, pages. */
+static void put_rows(engine *en, const struct pass_row *rows, int n)
+{
+    const struct kernels *k = en->k;
+    const struct model *m = &en->model;
+    struct scratch *s = &en->s;
+    size_t ints = (size_t)n * sizeof(int), half = (size_t)m->n_rot / 2, angles = (size_t)n * half * sizeof(float);
+    int i;
+    for (i = 0; i < n; i++) {
+        s->host_ids[i] = rows[i].token;
+        s->host_pos[i] = rows[i].pos;
+        s->pages[i] = (struct kv_page *const *const *)rows[i].cache->pages;
+    }
+    k->put(s->ids, s->host_ids, ints);
+    k->put(s->pos, s->host_pos, ints);
+    for (i = 0; i < m->n_ropes; i++) {
+        kernels_rope_table(s->host_cos, s->host_sin, m->rope_freqs[i], s->host_pos, (int)half, n);
+        k->put(s->cos[i], s->host_cos, angles);
+        k->put(s->sin[i], s->host_sin, angles);
+    }
+    s->r = (struct rows){n, s->host_pos, (struct kv_page *const *const *const *)s->pages};
+}
+
 static void embed(engine *en, const struct pass_row *rows, int n)
 {
     const struct kernels *k = en->k;
     const struct model *m = &en->model;
     struct scratch *s = &en->s;
-    int i;
-    for (i = 0; i < n; i++) {
-        s->ids[i] = rows[i].token;
-        s->pos[i] = rows[i].pos;
-    }
-    for (i = 0; i < m->n_ropes; i++) kernels_rope_table(s->cos[i], s->sin[i], m->rope_freqs[i], s->pos, m->n_rot / 2, n);
     k->embed(s->x, &m->embed, s->ids, n);
     if (m->pos_embed.data) {
         k->embed(s->y, &m->pos_embed, s->pos, n);
@@ -299,7 +328,7 @@ static void logits(engine *en, const struct pass_row *rows, const int *want, int
     k->pick(s->picks, s->logits, n, m->V);
 }
 
-void forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want)
+static void all_layers(engine *en, const struct pass_row *rows, int n, const int *want, int n_want)
 {
     const struct model *m = &en->model;
     int layer;
@@ -310,4 +339,18 @@ void forward(engine *en, const struct pass_row *rows, int n, const int *want, in
         tap_at(en, layer, TAP_RESID, en->s.x, rows, n, m->D);
     }
     if (n_want > 0) logits(en, rows, want, n_want);
+}
+
+int forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want, err *e)
+{
+    const struct kernels *k = en->k;
+    const char *trouble;
+    int memory = 0;
+    put_rows(en, rows, n);
+    /* Plain is a step of decoding: as many logits as rows, in their order. */
+    if (!k->begin(&en->s.r, en->model.n_layer, !en->tap && n_want == n)) all_layers(en, rows, n, want, n_want);
+    k->end();
+    if (n_want > 0) k->get(en->s.host_picks, en->s.picks, (size_t)n_want * sizeof *en->s.picks);
+    trouble = k->trouble(&memory);
+    return trouble ? err_set(e, memory ? ERR_FAIL : ERR_ENV, "%s: %s", k->name, trouble) : 0;
 }

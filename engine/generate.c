@@ -81,20 +81,21 @@ struct batch {
     int row[LOGIT_ROWS], want[LOGIT_ROWS];
 };
 
-static void batch_step(engine *en, struct gen_row *rows, const struct gen_opts *o, struct batch *b)
+static int batch_step(engine *en, struct gen_row *rows, const struct gen_opts *o, struct batch *b, err *e)
 {
     int i, kept = 0;
     for (i = 0; i < b->n; i++) b->want[i] = i;
-    forward(en, b->pass, b->n, b->want, b->n);
+    if (forward(en, b->pass, b->n, b->want, b->n, e)) return -1;
     for (i = 0; i < b->n; i++) {
         struct gen_row *r = &rows[b->row[i]];
-        const struct pick *p = &en->s.picks[i];
+        const struct pick *p = &en->s.host_picks[i];
         r->cache->n++;
         if (!row_add(r, o, (struct gen_pick){p->token, p->logprob, p->margin})) continue;
         b->pass[kept] = (struct pass_row){r->cache, p->token, r->cache->n};
         b->row[kept++] = b->row[i];
     }
     b->n = kept;
+    return 0;
 }
 
 static int batch_run(engine *en, struct gen_row *rows, int n_rows, const struct gen_opts *o, err *e)
@@ -108,7 +109,7 @@ static int batch_run(engine *en, struct gen_row *rows, int n_rows, const struct 
     }
     for (step = 0; b.n > 0; step++) {
         if (o->cancel && *o->cancel) return err_set(e, ERR_INTERNAL, "cancelled");
-        batch_step(en, rows, o, &b);
+        if (batch_step(en, rows, o, &b, e)) return -1;
         if (o->on_step) o->on_step(o->arg, step);
     }
     return 0;

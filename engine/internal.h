@@ -23,9 +23,9 @@ enum { LOGIT_ROWS = 64 };
 /* A page and its count. kv comes first, so that a struct kv_page * from a table is also the page. */
 struct page {
     struct kv_page kv;
-    uint64_t *hidden_bits; /* (G) storage of kv.hidden, which stays NULL until something is hidden */
     atomic_int refs;
-    struct page *next; /* in the pool */
+    struct page *next;      /* in the pool */
+    uint64_t hidden_bits[]; /* (G) storage of kv.hidden, which stays NULL until something is hidden */
 };
 
 struct cache {
@@ -35,10 +35,11 @@ struct cache {
     struct kv_page ***pages; /* (n_layer)(cap) */
 };
 
-/* Buffers of one pass, sized by max_rows once; pointers into one allocation of the backend. */
+/* Buffers of one pass, sized by max_rows once: one allocation of the backend, one of the host. What both have, the host
+   makes and the backend is given, or the other way round. */
 struct scratch {
     int rows;
-    void *base;
+    void *base, *host;
     float *x, *h, *y;                           /* (rows, D): residual, what a part reads, what it adds */
     float *q, *att;                             /* (rows, H, E) */
     float *k, *v;                               /* (rows, G, E) */
@@ -48,8 +49,13 @@ struct scratch {
     float *logits;                              /* (LOGIT_ROWS, V) */
     float *cos[MODEL_ROPES], *sin[MODEL_ROPES]; /* (rows, n_rot / 2) */
     int *ids, *pos;                             /* (rows) */
-    struct kv_page *const **pages;              /* (rows) */
     struct pick *picks;                         /* (LOGIT_ROWS) */
+    /* on the host */
+    float *host_cos, *host_sin;           /* (rows, n_rot / 2) */
+    int *host_ids, *host_pos;             /* (rows) */
+    struct pick *host_picks;              /* (LOGIT_ROWS) of the last pass */
+    struct kv_page *const *const **pages; /* (rows)(L) */
+    struct rows r;
 };
 
 /* One row of a pass: a token that a cache takes at position `pos`. The cache has been reserved; its length is not moved. */
@@ -123,7 +129,7 @@ size_t cache_page_elements(const engine *en); /* G * P * E */
 /* What every feeding of tokens checks first: ids, and room in the context. */
 int cache_check_feed(const cache *c, const int *tokens, int n, err *e);
 /* One pass over c's next n tokens, n <= scratch rows; reserved and checked before. rows: (n) room. */
-void cache_pass(cache *c, struct pass_row *rows, const int *tokens, int n, const int *want, int n_want);
+int cache_pass(cache *c, struct pass_row *rows, const int *tokens, int n, const int *want, int n_want, err *e);
 /* The pick of a wanted row of the last pass; an error when a logit was not finite. */
 int cache_last_pick(const engine *en, int row, struct gen_pick *last, err *e);
 
@@ -138,8 +144,9 @@ int edit_check_donor(const engine *en, const struct edit *ed, err *e);
 int scratch_init(engine *en, int rows, err *e);
 void scratch_free(engine *en);
 /* Runs all layers over n rows, n <= scratch rows. Rows of one cache come together with rising positions. For the n_want
-   rows whose indices are in `want` (rising, n_want <= LOGIT_ROWS), the greedy picks go to the scratch's picks. */
-void forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want);
+   rows whose indices are in `want` (rising, n_want <= LOGIT_ROWS), the greedy picks go to the scratch's host_picks. Fails
+   when the backend does, with ERR_ENV, or ERR_FAIL for want of memory. */
+int forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want, err *e);
 /* From now on passes call t, which must outlive that; NULL ends it. A pass with a tap gives the bits of one without. */
 void forward_tap(engine *en, const struct tap *t);
 /* The attention weights of one row of a layer, when its keys are in the cache: from TAP_Q on. q is what TAP_Q has for it. */

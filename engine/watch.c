@@ -180,18 +180,19 @@ int cache_feed_watched(cache *c, const int *tokens, int n, const struct watch *w
     engine *en = c->en;
     struct watching watching = {en, w};
     struct tap tap = {at_site, &watching, wanted_sites(w)};
-    int want[LOGIT_ROWS], n_want = 0, done, chunk, i, most = en->s.rows < LOGIT_ROWS ? en->s.rows : LOGIT_ROWS;
+    int want[LOGIT_ROWS], n_want = 0, done, chunk, i, rc = 0, most = en->s.rows < LOGIT_ROWS ? en->s.rows : LOGIT_ROWS;
     struct pass_row *rows;
     if (check(en, w, e) || cache_check_feed(c, tokens, n, e) || cache_reserve(c, n, e)) return -1;
     rows = mem_array((size_t)en->s.rows, sizeof *rows);
     forward_tap(en, &tap);
-    for (done = 0; done < n; done += chunk) {
+    for (done = 0; !rc && done < n; done += chunk) {
         chunk = n - done < most ? n - done : most; /* so that every row of a pass may ask for its logits */
         for (i = 0, n_want = 0; i < chunk; i++)
             if (wants_logits(w, c->n + i) || (last && done + i == n - 1)) want[n_want++] = i;
-        cache_pass(c, rows, tokens + done, chunk, want, n_want);
+        rc = cache_pass(c, rows, tokens + done, chunk, want, n_want, e);
     }
     forward_tap(en, NULL);
     free(rows);
+    if (rc) return -1;
     return last ? cache_last_pick(en, n_want - 1, last, e) : 0;
 }

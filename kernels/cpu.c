@@ -38,16 +38,41 @@ static void memory_copy_rows(void *dst, size_t dst_step, const void *src, size_t
     for (size_t i = 0; i < n; i++) memcpy((char *)dst + i * dst_step, (const char *)src + i * src_step, bytes);
 }
 
+/* ---- passes: nothing is queued, nothing is recorded, nothing goes wrong late ---- */
+
+static const void *host_weights(const void *host, size_t bytes)
+{
+    (void)bytes;
+    return host;
+}
+
+static int pass_begin(const struct rows *r, int L, int plain)
+{
+    (void)r, (void)L, (void)plain;
+    return 0;
+}
+
+static void pass_end(void)
+{
+}
+
+static const char *no_trouble(int *memory)
+{
+    (void)memory;
+    return NULL;
+}
+
 /* ---- tables ---- */
 
-#define TABLE(label, prefix, suffix)                                                                                    \
-    {                                                                                                                   \
-        .name = label, .alloc = memory_alloc, .release = memory_release, .copy = memory_copy, .zero = memory_zero,      \
-        .get = memory_copy, .put = memory_copy, .embed = prefix##embed##suffix, .rmsnorm = prefix##rmsnorm##suffix,     \
-        .matmul = prefix##matmul##suffix, .rope_append = prefix##rope_append##suffix, .attend = prefix##attend##suffix, \
-        .swiglu = prefix##swiglu##suffix, .pick = prefix##pick##suffix, .copy_rows = memory_copy_rows,                  \
-        .layernorm = prefix##layernorm##suffix, .matmul_t = prefix##matmul_t##suffix, .gelu = prefix##gelu##suffix,     \
-        .softcap = prefix##softcap##suffix, .scale = prefix##scale##suffix, .add = prefix##add##suffix,                 \
+#define TABLE(label, prefix, suffix)                                                                                       \
+    {                                                                                                                      \
+        .name = label, .numerics = "cpu", .weights = host_weights, .begin = pass_begin, .end = pass_end,                   \
+        .trouble = no_trouble, .alloc = memory_alloc, .release = memory_release, .copy = memory_copy, .zero = memory_zero, \
+        .get = memory_copy, .put = memory_copy, .embed = prefix##embed##suffix, .rmsnorm = prefix##rmsnorm##suffix,        \
+        .matmul = prefix##matmul##suffix, .rope_append = prefix##rope_append##suffix, .attend = prefix##attend##suffix,    \
+        .swiglu = prefix##swiglu##suffix, .pick = prefix##pick##suffix, .copy_rows = memory_copy_rows,                     \
+        .layernorm = prefix##layernorm##suffix, .matmul_t = prefix##matmul_t##suffix, .gelu = prefix##gelu##suffix,        \
+        .softcap = prefix##softcap##suffix, .scale = prefix##scale##suffix, .add = prefix##add##suffix,                    \
     }
 
 static const struct kernels scalar = TABLE("scalar", scalar_, );

@@ -210,29 +210,36 @@ struct matmul_job {
 struct append_job {
     float *q, *k;
     const float *v;
-    const struct rope *r;
-    struct kv_page *const *const *pages;
-    const int *pos;
+    const struct rope *rope;
+    const struct rows *r;
+    int layer;
     const struct attn *a;
 };
 struct attend_job {
     float *out;
     const float *q;
-    struct kv_page *const *const *pages;
-    const int *pos;
+    const struct rows *r;
+    int layer;
+    const uint64_t *const *blocked;
     const struct attn *a;
-    int B;
 };
 
-#define CPU_DECLARE(prefix, suffix)                                                                                     \
-    void prefix##embed##suffix(float *x, const struct mat *table, const int *ids, int B);                               \
-    void prefix##rmsnorm##suffix(float *y, const float *x, const float *w, float eps, int B, int D);                    \
-    void prefix##matmul##suffix(float *y, int ldy, const struct mat *w, const float *x, int B, enum matmul_then then);  \
-    void prefix##rope_append##suffix(float *q, float *k, const float *v, const struct rope *r,                          \
-                                     struct kv_page *const *const *pages, const int *pos, const struct attn *a, int B); \
-    void prefix##attend##suffix(float *out, const float *q, struct kv_page *const *const *pages, const int *pos,        \
-                                const struct attn *a, int B);                                                           \
-    void prefix##swiglu##suffix(float *y, const float *gate, const float *up, int B, int F);                            \
+/* What a row's query head is kept from in one page, see attend in kernels.h. */
+static inline uint64_t cpu_blocked(const struct attend_job *j, long row, int head, int page)
+{
+    const uint64_t *bits = j->blocked ? j->blocked[row] : NULL;
+    return bits ? bits[(size_t)head * (size_t)(j->r->slot[row] / PAGE_TOKENS + 1) + (size_t)page] : 0;
+}
+
+#define CPU_DECLARE(prefix, suffix)                                                                                          \
+    void prefix##embed##suffix(float *x, const struct mat *table, const int *ids, int B);                                    \
+    void prefix##rmsnorm##suffix(float *y, const float *x, const float *w, float eps, int B, int D);                         \
+    void prefix##matmul##suffix(float *y, int ldy, const struct mat *w, const float *x, int B, enum matmul_then then);       \
+    void prefix##rope_append##suffix(float *q, float *k, const float *v, const struct rope *rope, const struct rows *r,      \
+                                     int layer, const struct attn *a);                                                       \
+    void prefix##attend##suffix(float *out, const float *q, const struct rows *r, int layer, const uint64_t *const *blocked, \
+                                const struct attn *a);                                                                       \
+    void prefix##swiglu##suffix(float *y, const float *gate, const float *up, int B, int F);                                 \
     void prefix##pick##suffix(struct pick *out, const float *logits, int B, int V);
 
 CPU_DECLARE(scalar_, )

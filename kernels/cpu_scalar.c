@@ -223,18 +223,19 @@ void scalar_matmul_t(float *y, int ldy, const struct mat *w, const float *x, int
 
 /* ---- attention ---- */
 
-void scalar_rope_append(float *q, float *k, const float *v, const struct rope *r, struct kv_page *const *const *pages,
-                        const int *pos, const struct attn *a, int B)
+void scalar_rope_append(float *q, float *k, const float *v, const struct rope *rope, const struct rows *r, int layer,
+                        const struct attn *a)
 {
-    for (int b = 0; b < B; b++) {
-        const float *c = r->cos + (size_t)b * (size_t)(r->n_rot / 2), *s = r->sin + (size_t)b * (size_t)(r->n_rot / 2);
-        const struct kv_page *page = pages[b][pos[b] / PAGE_TOKENS];
+    for (int b = 0; b < r->B; b++) {
+        const size_t half = (size_t)(rope->n_rot / 2), slot = (size_t)r->slot[b];
+        const float *c = rope->cos + (size_t)b * half, *s = rope->sin + (size_t)b * half;
+        const struct kv_page *page = r->pages[b][layer][slot / PAGE_TOKENS];
         for (int h = 0; h < a->H; h++)
-            cpu_turn(q + ((size_t)b * (size_t)a->H + (size_t)h) * (size_t)a->E, c, s, r->n_rot, r->interleaved);
+            cpu_turn(q + ((size_t)b * (size_t)a->H + (size_t)h) * (size_t)a->E, c, s, rope->n_rot, rope->interleaved);
         for (int g = 0; g < a->G; g++) {
             size_t from = ((size_t)b * (size_t)a->G + (size_t)g) * (size_t)a->E;
-            size_t to = ((size_t)g * PAGE_TOKENS + (size_t)(pos[b] % PAGE_TOKENS)) * (size_t)a->E;
-            cpu_turn(k + from, c, s, r->n_rot, r->interleaved);
+            size_t to = ((size_t)g * PAGE_TOKENS + slot % PAGE_TOKENS) * (size_t)a->E;
+            cpu_turn(k + from, c, s, rope->n_rot, rope->interleaved);
             for (size_t e = 0; e < (size_t)a->E; e++) {
                 cpu_store(page->k, a->kv_type, to + e, k[from + e]);
                 cpu_store(page->v, a->kv_type, to + e, v[from + e]);
@@ -284,23 +285,26 @@ static void attend_heads(const void *job, struct cpu_part part)
     const size_t E = (size_t)j->a->E;
     for (long u = part.from; u < part.to; u++) {
         long b = u / j->a->H;
-        int g = (int)(u % j->a->H) / (j->a->H / j->a->G);
+        int g = (int)(u % j->a->H) / (j->a->H / j->a->G), slot = j->r->slot[b];
         struct running run = {-INFINITY, 0, j->out + (size_t)u * E};
         memset(run.o, 0, E * sizeof *run.o);
-        for (int i = (int)(cpu_window_start(j->pos[b], j->a->window) / PAGE_TOKENS); i <= j->pos[b] / PAGE_TOKENS; i++)
-            attend_page(&run, j->q + (size_t)u * E, j->pages[b][i], g, j->a,
-                        cpu_seen(j->pages[b][i], g, (long)j->pos[b] - (long)i * PAGE_TOKENS, j->a->window));
+        for (int i = (int)(cpu_window_start(slot, j->a->window) / PAGE_TOKENS); i <= slot / PAGE_TOKENS; i++) {
+            const struct kv_page *page = j->r->pages[b][j->layer][i];
+            uint64_t seen = cpu_seen(page, g, (long)slot - (long)i * PAGE_TOKENS, j->a->window);
+            attend_page(&run, j->q + (size_t)u * E, page, g, j->a, seen & ~cpu_blocked(j, b, (int)(u % j->a->H), i));
+        }
         if (run.d == 0) continue;
         for (size_t e = 0; e < E; e++) run.o[e] *= 1.0f / run.d;
     }
 }
 
-void scalar_attend(float *out, const float *q, struct kv_page *const *const *pages, const int *pos, const struct attn *a, int B)
+void scalar_attend(float *out, const float *q, const struct rows *r, int layer, const uint64_t *const *blocked,
+                   const struct attn *a)
 {
-    struct attend_job j = {out, q, pages, pos, a, B};
+    struct attend_job j = {out, q, r, layer, blocked, a};
     double tokens = 0;
-    for (int b = 0; b < B; b++) tokens += (double)pos[b] + PAGE_TOKENS;
-    cpu_run(attend_heads, &j, (long)B * a->H, 1, tokens * a->H * a->E * 2);
+    for (int b = 0; b < r->B; b++) tokens += (double)r->slot[b] + PAGE_TOKENS;
+    cpu_run(attend_heads, &j, (long)r->B * a->H, 1, tokens * a->H * a->E * 2);
 }
 
 void kernels_attention_row(float *weights, const float *q, const float *keys, const unsigned char *seen, int n,

@@ -72,7 +72,14 @@ size_t mat_row_bytes(const struct mat *w);
 struct kv_page {
     void *k;          /* (G, P, E) keys after rotary embedding, rotate-half order */
     void *v;          /* (G, P, E) */
-    uint64_t *hidden; /* (G) bit t set: no query attends to token t; NULL: nothing hidden */
+    uint64_t *hidden; /* (G) on the host; bit t set: no query attends to token t; NULL: nothing hidden */
+};
+
+/* The rows of a pass, each a token with the pages that hold what it sees. On the host; nothing changes from begin to end. */
+struct rows {
+    int B;
+    const int *slot;                            /* (B) the token's place in its pages: its query sees slots 0..slot */
+    struct kv_page *const *const *const *pages; /* (B)(L)(slot/P + 1) */
 };
 
 /* Rotary embedding of one step's rows; cos and sin are made by kernels_rope_table. */
@@ -88,7 +95,7 @@ struct attn {
     enum dtype kv_type;
     float scale;
     float cap;  /* 0: none; else scores s become cap * tanh(s / cap) */
-    int window; /* 0: none; else a query at p sees the tokens p - window + 1 .. p */
+    int window; /* 0: none; else a query at slot p sees the slots p - window + 1 .. p */
 };
 
 /* What greedy decoding needs of a row of logits. */
@@ -102,7 +109,8 @@ enum matmul_then { MATMUL_STORE, MATMUL_ADD };
 enum gelu { GELU_TANH, GELU_EXACT };
 
 struct kernels {
-    const char *name; /* "avx512", "avx2", "scalar" */
+    const char *name;     /* "avx512", "avx2", "scalar", "cuda" */
+    const char *numerics; /* what of the backend may change a bit: "cpu", "cuda-sm90" */
 
     /* Memory of the backend. alloc: zeroed, aligned to 64, NULL when there is none. */
     void *(*alloc)(size_t bytes);
@@ -114,8 +122,21 @@ struct kernels {
     /* n runs of `bytes` bytes, dst_step and src_step bytes apart. */
     void (*copy_rows)(void *dst, size_t dst_step, const void *src, size_t src_step, size_t bytes, size_t n);
 
+    /* What every row of a model's weights goes through once: the backend's own copy, which lives until close, or the host's
+       memory itself. NULL: no memory. */
+    const void *(*weights)(const void *host, size_t bytes);
+    /* A pass over L layers of these rows. `plain`: nobody looks into it, so it consists of the same operations on the same
+       buffers as every plain pass of as many rows; a backend that has recorded one replays it and answers 1: the caller leaves
+       out everything up to `end`. */
+    int (*begin)(const struct rows *r, int L, int plain);
+    /* The pass is queued; after it `get` gives what it made. */
+    void (*end)(void);
+    /* NULL, or what failed first since it was last asked, naming the operation: "attend: out of memory". Operations after a
+       failure do nothing. *memory: 1 when memory ran out. */
+    const char *(*trouble)(int *memory);
+
     /* x[b] = row ids[b] of the table, widened. ids are inside 0..rows-1. */
-    void (*embed)(float *x /* (B, cols) */, const struct mat *table, const int *ids /* (B) */, int B);
+    void (*embed)(float *x /* (B, cols) */, const struct mat *table, const int *ids /* (B) of the backend */, int B);
 
     /* y = x / sqrt(dot(x, x, D) / D + eps) * w: Zhang & Sennrich 2019, eq. 4. y may be x. */
     void (*rmsnorm)(float *y /* (B, D) */, const float *x /* (B, D) */, const float *w /* (D) */, float eps, int B, int D);
@@ -132,21 +153,21 @@ struct kernels {
     void (*matmul_t)(float *y /* (B, ldy) */, int ldy, const struct mat *w, const float *x /* (B, cols) */, int B,
                      enum matmul_then then);
 
-    /* Turns q in place and k, then writes k and v (rounded to kv_type) into token pos[b] % P of pages[b][pos[b] / P].
-       Su et al. 2021, eq. 34, in rotate-half order. The pages written are owned by one row alone. */
+    /* Turns q in place and k, then writes k and v (rounded to kv_type) into token slot[b] % P of the layer's page slot[b] / P
+       of row b. Su et al. 2021, eq. 34, in rotate-half order. The pages written are owned by one row alone. */
     void (*rope_append)(float *q /* (B, H, E) */, float *k /* (B, G, E) */, const float *v /* (B, G, E) */,
-                        const struct rope *r, struct kv_page *const *const *pages /* (B)(pos/P + 1) */,
-                        const int *pos /* (B) */, const struct attn *a, int B);
+                        const struct rope *rope, const struct rows *r, int layer, const struct attn *a);
 
-    /* out[b] = softmax(q . k * scale) v over tokens 0..pos[b] of row b's pages that are not hidden. Query head h reads kv
-       head h / (H/G). Per page, always 64 keys: s = dot(q, k, E) * scale, then the cap; unseen keys get s = -inf; m' = max(m,
-       all s); if m' is -inf the page changes nothing (a NaN among the scores makes the result NaN); p = exp(s - m'), +0 for
-       unseen keys; c = exp(m - m') (0 when m is -inf); d = d * c + sum(p, 64); o = o * c, then o = fma(p[t], v[t], o) for t =
-       0..63. At the end out = o * (1 / d), or zeros when nothing was seen. Pages wholly before the window are left out, which
-       by the rule above changes nothing. Rows next to each other whose page pointers are equal load that page once. */
-    void (*attend)(float *out /* (B, H, E) */, const float *q /* (B, H, E) */,
-                   struct kv_page *const *const *pages /* (B)(pos/P + 1) */, const int *pos /* (B) */, const struct attn *a,
-                   int B);
+    /* out[b] = softmax(q . k * scale) v over tokens 0..slot[b] of row b's pages in this layer that are neither hidden nor
+       blocked: bit t of blocked[b][h * (slot[b]/P + 1) + p] keeps query head h from token t of page p; blocked, or a row's
+       entry, may be NULL. Query head h reads kv head h / (H/G). Per page, always 64 keys: s = dot(q, k, E) * scale, then the
+       cap; unseen keys get s = -inf; m' = max(m, all s); if m' is -inf the page changes nothing (a NaN among the scores makes
+       the result NaN); p = exp(s - m'), +0 for unseen keys; c = exp(m - m') (0 when m is -inf); d = d * c + sum(p, 64); o = o *
+       c, then o = fma(p[t], v[t], o) for t = 0..63. At the end out = o * (1 / d), or zeros when nothing was seen. Pages wholly
+       before the window are left out, which by the rule above changes nothing. Rows next to each other whose page pointers are
+       equal load that page once. */
+    void (*attend)(float *out /* (B, H, E) */, const float *q /* (B, H, E) */, const struct rows *r, int layer,
+                   const uint64_t *const *blocked /* (B)(H, slot/P + 1), on the host */, const struct attn *a);
 
     /* y = silu(gate) * up, silu(x) = x / (1 + exp(-x)): Shazeer 2020, eq. 6. */
     void (*swiglu)(float *y /* (B, F) */, const float *gate /* (B, F) */, const float *up /* (B, F) */, int B, int F);
@@ -161,7 +182,7 @@ struct kernels {
     /* y[b] += x[b]; with ldx 0 the one row x is added to all: a bias. */
     void (*add)(float *y /* (B, N) */, const float *x /* (B, ldx), the first N of each */, int ldx, int B, int N);
 
-    void (*pick)(struct pick *out /* (B) */, const float *logits /* (B, V) */, int B, int V);
+    void (*pick)(struct pick *out /* (B) of the backend */, const float *logits /* (B, V) */, int B, int V);
 };
 
 enum kernels_isa { KERNELS_BEST, KERNELS_SCALAR, KERNELS_AVX2, KERNELS_AVX512 };

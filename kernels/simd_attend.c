@@ -184,29 +184,29 @@ static const float *widened(float *to, const void *from, int g, const struct att
 /* The first and one behind the last page that a row's query sees. */
 static int page_first(const struct attend_job *j, int row)
 {
-    return (int)(cpu_window_start(j->pos[row], j->a->window) / P);
+    return (int)(cpu_window_start(j->r->slot[row], j->a->window) / P);
 }
 
 static int page_end(const struct attend_job *j, int row)
 {
-    return j->pos[row] / P + 1;
+    return j->r->slot[row] / P + 1;
 }
 
 /* The page p of a row, or NULL when its query does not see it. */
 static const struct kv_page *page_of(const struct attend_job *j, int row, int p)
 {
-    return p >= page_first(j, row) && p < page_end(j, row) ? j->pages[row][p] : NULL;
+    return p >= page_first(j, row) && p < page_end(j, row) ? j->r->pages[row][j->layer][p] : NULL;
 }
 
-/* Rows b0..b1-1 of a block that begins with row `base`, all with this page, the index-th of each; n query heads of each. */
+/* Rows b0..b1-1 of a block that begins with row `base`, all with this page, the index-th of each; n query heads from h0 on. */
 static void block_page(const struct attend_job *j, struct block *b, const struct kv_page *page, int g, int index, int base,
-                       int b0, int b1, int n)
+                       int b0, int b1, int h0, int n)
 {
     const int width = padded(j->a->E), from = (b0 - base) * n, to = (b1 - base) * n;
     const float *k = widened(b->k, page->k, g, j->a), *v = widened(b->v, page->v, g, j->a);
     for (int row = b0, i = from; row < b1; row++) {
-        uint64_t seen = cpu_seen(page, g, (long)j->pos[row] - (long)index * P, j->a->window);
-        for (int h = 0; h < n; h++) b->seen[i++] = seen;
+        uint64_t seen = cpu_seen(page, g, (long)j->r->slot[row] - (long)index * P, j->a->window);
+        for (int h = 0; h < n; h++) b->seen[i++] = seen & ~cpu_blocked(j, row, h0 + h, index);
     }
     if (width == 64)
         page_64(b, k, v, from, to, j->a);
@@ -258,7 +258,7 @@ static void block_run(const struct attend_job *j, struct block *b, int g, int b0
         for (int row = b0, end; row < b1; row = end) {
             const struct kv_page *page = page_of(j, row, p);
             for (end = row + 1; end < b1 && page && page_of(j, end, p) == page;) end++;
-            if (page) block_page(j, b, page, g, p, b0, row, end, n);
+            if (page) block_page(j, b, page, g, p, b0, row, end, h0, n);
         }
     }
     block_end(j, b, b0, b1, h0, n);
@@ -271,7 +271,7 @@ static void block_run(const struct attend_job *j, struct block *b, int g, int b0
 static long pages_of(const struct attend_job *j)
 {
     long n = 0;
-    for (int b = 0; b < j->B; b++) n += page_end(j, b) - page_first(j, b);
+    for (int b = 0; b < j->r->B; b++) n += page_end(j, b) - page_first(j, b);
     return n;
 }
 
@@ -279,28 +279,28 @@ static long first_unit(const struct attend_job *j, long page, long pages)
 {
     long at = page / pages * pages;
     int b = 0;
-    for (; b < j->B && at < page; b++) at += page_end(j, b) - page_first(j, b);
-    return page / pages * j->B + b;
+    for (; b < j->r->B && at < page; b++) at += page_end(j, b) - page_first(j, b);
+    return page / pages * j->r->B + b;
 }
 
 static void attend_pages(const void *job, struct cpu_part part)
 {
     const struct attend_job *j = job;
     const long pages = pages_of(j), to = first_unit(j, part.to, pages);
-    const int heads = j->a->H / j->a->G, most = BLOCK / padded(j->a->E), rows = most > heads ? most / heads : 1;
+    const int B = j->r->B, heads = j->a->H / j->a->G, most = BLOCK / padded(j->a->E), rows = most > heads ? most / heads : 1;
     struct block b;
     for (long u = first_unit(j, part.from, pages), end; u < to; u = end) {
-        int g = (int)(u / j->B), b0 = (int)(u % j->B), b1 = j->B - b0 < rows ? j->B : b0 + rows;
+        int g = (int)(u / B), b0 = (int)(u % B), b1 = B - b0 < rows ? B : b0 + rows;
         if (to - u < b1 - b0) b1 = b0 + (int)(to - u);
         for (int h = 0; h < heads; h += most) block_run(j, &b, g, b0, b1, g * heads + h, heads - h < most ? heads - h : most);
         end = u + (b1 - b0);
     }
 }
 
-void SIMD_FN(attend)(float *out, const float *q, struct kv_page *const *const *pages, const int *pos, const struct attn *a,
-                     int B)
+void SIMD_FN(attend)(float *out, const float *q, const struct rows *r, int layer, const uint64_t *const *blocked,
+                     const struct attn *a)
 {
-    struct attend_job j = {out, q, pages, pos, a, B};
+    struct attend_job j = {out, q, r, layer, blocked, a};
     long n = pages_of(&j);
     if (n > 0) cpu_run(attend_pages, &j, n * a->G, 1, 2.0 * (double)n * P * a->H * a->E);
 }

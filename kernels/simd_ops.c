@@ -181,25 +181,27 @@ static void append_rows(const void *job, struct cpu_part part)
 {
     const struct append_job *j = job;
     const struct attn *a = j->a;
-    const size_t E = (size_t)a->E, half = (size_t)(j->r->n_rot / 2);
+    const struct rope *rope = j->rope;
+    const size_t E = (size_t)a->E, half = (size_t)(rope->n_rot / 2);
     for (long b = part.from; b < part.to; b++) {
-        const float *c = j->r->cos + (size_t)b * half, *s = j->r->sin + (size_t)b * half;
-        const struct kv_page *page = j->pages[b][j->pos[b] / PAGE_TOKENS];
-        for (int h = 0; h < a->H; h++) cpu_turn(j->q + (size_t)(b * a->H + h) * E, c, s, j->r->n_rot, j->r->interleaved);
+        const float *c = rope->cos + (size_t)b * half, *s = rope->sin + (size_t)b * half;
+        const int slot = j->r->slot[b];
+        const struct kv_page *page = j->r->pages[b][j->layer][slot / PAGE_TOKENS];
+        for (int h = 0; h < a->H; h++) cpu_turn(j->q + (size_t)(b * a->H + h) * E, c, s, rope->n_rot, rope->interleaved);
         for (int g = 0; g < a->G; g++) {
-            size_t from = (size_t)(b * a->G + g) * E, to = (size_t)(g * PAGE_TOKENS + j->pos[b] % PAGE_TOKENS) * E;
-            cpu_turn(j->k + from, c, s, j->r->n_rot, j->r->interleaved);
+            size_t from = (size_t)(b * a->G + g) * E, to = (size_t)(g * PAGE_TOKENS + slot % PAGE_TOKENS) * E;
+            cpu_turn(j->k + from, c, s, rope->n_rot, rope->interleaved);
             append(page->k, a->kv_type, to, j->k + from, a->E);
             append(page->v, a->kv_type, to, j->v + from, a->E);
         }
     }
 }
 
-void SIMD_FN(rope_append)(float *q, float *k, const float *v, const struct rope *r, struct kv_page *const *const *pages,
-                          const int *pos, const struct attn *a, int B)
+void SIMD_FN(rope_append)(float *q, float *k, const float *v, const struct rope *rope, const struct rows *r, int layer,
+                          const struct attn *a)
 {
-    struct append_job j = {q, k, v, r, pages, pos, a};
-    cpu_run(append_rows, &j, B, 1, 2.0 * B * (a->H + 2 * a->G) * a->E);
+    struct append_job j = {q, k, v, rope, r, layer, a};
+    cpu_run(append_rows, &j, r->B, 1, 2.0 * r->B * (a->H + 2 * a->G) * a->E);
 }
 
 /* ---- greedy choice ---- */

@@ -96,7 +96,7 @@ static void numbers_of(struct oracle *o)
     assert_int_equal(cache_reserve(c, n, &e), 0);
     for (i = 0; i < n; i++) rows[i] = (struct pass_row){c, o->prompt[i], i};
     forward_tap(o->en, &tap);
-    forward(o->en, rows, n, want, n_want);
+    assert_int_equal(forward(o->en, rows, n, want, n_want, &e), 0);
     forward_tap(o->en, NULL);
     compare(o, "logits", seen.logits, (size_t)n_want * (size_t)V);
     for (l = 0; l < o->info->n_layer; l++) {

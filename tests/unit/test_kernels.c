@@ -1,5 +1,6 @@
 /* test_kernels.c: every operation of every instruction set against cpu_scalar.c, which is the definition, bit by bit. */
 #include "../../kernels/kernels.h"
+#include "one_layer.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -258,16 +259,16 @@ static void check_attend(const struct kernels *k, struct attn a, int B)
     size_t row = (size_t)a.H * (size_t)a.E, n = (size_t)B * row;
     float *q = random_floats(n), *want = malloc(n * sizeof *want), *out = malloc(n * sizeof *out);
     caches_make(&c, a, B);
-    scalar()->attend(want, q, (struct kv_page *const *const *)c.tables, c.pos, &a, B);
+    scalar()->attend(want, q, one_layer((struct kv_page *const *const *)c.tables, c.pos, B), 0, NULL, &a);
     for (int threads = 1; threads <= 2; threads++) {
         kernels_cpu_threads(threads);
         memset(out, 0xff, n * sizeof *out);
-        k->attend(out, q, (struct kv_page *const *const *)c.tables, c.pos, &a, B);
+        k->attend(out, q, one_layer((struct kv_page *const *const *)c.tables, c.pos, B), 0, NULL, &a);
         ASSERT_SAME(out, want, n, "%s E %d H %d G %d kv %s B %d threads %d", k->name, a.E, a.H, a.G, dtype_name(a.kv_type), B,
                     threads);
     }
     for (int b = 0; b < B; b += 1 + B / 4) { /* alone as among the others */
-        k->attend(out, q + (size_t)b * row, (struct kv_page *const *const *)c.tables + b, c.pos + b, &a, 1);
+        k->attend(out, q + (size_t)b * row, one_layer((struct kv_page *const *const *)c.tables + b, c.pos + b, 1), 0, NULL, &a);
         ASSERT_SAME(out, want + (size_t)b * row, row, "%s E %d H %d G %d row %d alone", k->name, a.E, a.H, a.G, b);
     }
     caches_clear(&c);
@@ -308,8 +309,8 @@ static void attend_is_the_same_with_infinite_and_missing_numbers(void **isa)
         float *q = random_floats(4 * 64), want[4 * 64], out[4 * 64];
         caches_make(&c, a, 4);
         for (int p = 0; p < c.n_pages; p++) ((float *)c.pages[p].k)[random_below(64)] = odd[i % 5];
-        scalar()->attend(want, q, (struct kv_page *const *const *)c.tables, c.pos, &a, 4);
-        k->attend(out, q, (struct kv_page *const *const *)c.tables, c.pos, &a, 4);
+        scalar()->attend(want, q, one_layer((struct kv_page *const *const *)c.tables, c.pos, 4), 0, NULL, &a);
+        k->attend(out, q, one_layer((struct kv_page *const *const *)c.tables, c.pos, 4), 0, NULL, &a);
         ASSERT_SAME(out, want, sizeof out / sizeof *out, "%s", k->name);
         caches_clear(&c);
         free(q);
@@ -345,7 +346,7 @@ static void rope_append_equals_the_definition(void **isa)
                 tables[b] = &pages[b];
                 rows[b] = &tables[b];
             }
-            (way ? k : scalar())->rope_append(q[way], key[way], v, &r, rows, pos, &a, B);
+            (way ? k : scalar())->rope_append(q[way], key[way], v, &r, one_layer(rows, pos, B), 0, &a);
         }
         ASSERT_SAME(q[1], q[0], nq, "q, %s E %d", k->name, E);
         ASSERT_SAME(key[1], key[0], nk, "k, %s E %d", k->name, E);

@@ -1,6 +1,7 @@
 /* test_kernels_meaning.c: the operations mean what kernels.h says: against double arithmetic, libm and cases worked by hand.
  * It looks at every table this processor has; that the tables agree in every bit is test_kernels.c's matter. */
 #include "../../kernels/kernels.h"
+#include "one_layer.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -75,7 +76,7 @@ static void cache_round(const struct kernels *k, uint16_t *out, const float *in,
     struct rope r = {NULL, NULL, 0, 0};
     struct attn a = {1, 1, n, t, 1};
     int pos = 0;
-    k->rope_append(q, key, in, &r, rows, &pos, &a, 1);
+    k->rope_append(q, key, in, &r, one_layer(rows, &pos, 1), 0, &a);
     memcpy(out, page_v, (size_t)n * sizeof *out);
 }
 
@@ -193,7 +194,7 @@ static void attention_of(const struct kernels *k)
         table[p] = &page[p];
     }
     for (size_t i = 0; i < sizeof last / sizeof *last; i++) {
-        k->attend(out, q, rows, &last[i], &a, 1);
+        k->attend(out, q, one_layer(rows, &last[i], 1), 0, NULL, &a);
         for (int h = 0; h < H; h++) {
             double d = 0, o[E] = {0};
             int g = h / 2;
@@ -227,7 +228,7 @@ static void a_nan_among_the_keys_never_becomes_a_number_in(const struct kernels 
     randomise(q, 16);
     key[3] = NAN;
     for (pos = 0; pos < 64; pos += 9) {
-        k->attend(out, q, rows, &pos, &a, 1);
+        k->attend(out, q, one_layer(rows, &pos, 1), 0, NULL, &a);
         for (int e = 0; e < 16; e++) assert_true(isnan(out[e]));
     }
 }
@@ -253,7 +254,7 @@ static void rope_of(const struct kernels *k)
         randomise(v, E);
         memcpy(before, q, sizeof q);
         memcpy(key, q, sizeof q);
-        k->rope_append(q, key, v, &r, rows, &pos, &a, 1);
+        k->rope_append(q, key, v, &r, one_layer(rows, &pos, 1), 0, &a);
         for (int i = 0; i < HALF; i++) {
             double t = 70 * pow(100.0, -2.0 * i / N_ROT);
             double x = before[interleaved ? 2 * i : i], y = before[interleaved ? 2 * i + 1 : i + HALF];

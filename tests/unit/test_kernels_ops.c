@@ -1,6 +1,7 @@
 /* test_kernels_ops.c: the operations that only some architectures need, against cpu_scalar.c bit by bit, and their functions
  * against libm in double. */
 #include "../../kernels/kernels.h"
+#include "one_layer.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -257,14 +258,14 @@ static void attend_with_caps_and_windows_equals_the_definition(void **isa)
         float *want = malloc(n * 4), *out = malloc(n * 4);
         struct sequence s;
         sequence_make(&s, a, random_below(250), i % 4 ? 1 : 37);
-        scalar()->attend(want, s.q, s.rows, s.pos, &a, ROWS);
+        scalar()->attend(want, s.q, one_layer(s.rows, s.pos, ROWS), 0, NULL, &a);
         for (int threads = 1; threads <= 3; threads++) {
             kernels_cpu_threads(threads);
-            k->attend(out, s.q, s.rows, s.pos, &a, ROWS);
+            k->attend(out, s.q, one_layer(s.rows, s.pos, ROWS), 0, NULL, &a);
             assert_same(out, want, n, "window", a.window);
         }
         for (int b = 0; b < ROWS; b += 17) {
-            k->attend(out, s.q + (size_t)b * row, s.rows + b, s.pos + b, &a, 1);
+            k->attend(out, s.q + (size_t)b * row, one_layer(s.rows + b, s.pos + b, 1), 0, NULL, &a);
             assert_same(out, want + (size_t)b * row, row, "alone, window", a.window);
         }
         free(want);
@@ -283,7 +284,7 @@ static void a_window_is_the_same_as_hiding_what_lies_before_it(void **unused)
         struct sequence s;
         sequence_make(&s, a, 260, 1);
         a.window = window;
-        scalar()->attend(want, s.q, s.rows, s.pos, &a, 1);
+        scalar()->attend(want, s.q, one_layer(s.rows, s.pos, 1), 0, NULL, &a);
         a.window = 0;
         for (int t = 0; t <= 260 - window; t++) {
             struct kv_page *p = &s.pages[t / PAGE_TOKENS];
@@ -291,7 +292,7 @@ static void a_window_is_the_same_as_hiding_what_lies_before_it(void **unused)
             p->hidden[0] |= (uint64_t)1 << t % PAGE_TOKENS;
             p->hidden[1] |= (uint64_t)1 << t % PAGE_TOKENS;
         }
-        scalar()->attend(out, s.q, s.rows, s.pos, &a, 1);
+        scalar()->attend(out, s.q, one_layer(s.rows, s.pos, 1), 0, NULL, &a);
         assert_same(out, want, N, "window", window);
         sequence_clear(&s);
     }
@@ -307,7 +308,7 @@ static void captured_weights_are_those_of_attend(void **unused)
     int n = 261;
     (void)unused;
     sequence_make(&s, a, 260, 1);
-    scalar()->attend(out, s.q, s.rows, s.pos, &a, 1);
+    scalar()->attend(out, s.q, one_layer(s.rows, s.pos, 1), 0, NULL, &a);
     for (int t = 0; t < n; t++) {
         memcpy(keys + t * 16, (float *)s.pages[t / PAGE_TOKENS].k + t % PAGE_TOKENS * 16, 16 * sizeof *keys);
         seen[t] = t > 260 - 50;
