@@ -34,6 +34,10 @@ static const struct command_row commands[] = {
     {"export", COMMAND_EXPORT, "kvrun export safetensors --label L --moment M -o FILE [options]",
      "Writes a captured cache as safetensors: k.{layer} and v.{layer}, kv heads x tokens x head size, f32.",
      "kvrun export safetensors --label city_sf/zero --moment edited -o zero.safetensors", 1, 1},
+    {"report", COMMAND_REPORT, "kvrun report FILE.yaml|FILE.db -o PAGE.html [options]",
+     "Writes an experiment's results as one HTML page that opens from disk: answers, cache differences, sweeps, controls.\n"
+     "A spec stands for its own experiment in its database; a database with several experiments needs --experiment.",
+     "kvrun report experiments/needle_sf_ny.yaml -o needle.html", 1, 1},
     {"help", COMMAND_HELP, "kvrun help [COMMAND]", "The page of a command.", "kvrun help run", 0, 1},
     {"version", COMMAND_VERSION, "kvrun version", "Version, commit, compiler, libraries.", "kvrun --version", 0, 0},
 };
@@ -55,7 +59,7 @@ enum { SPEC_COMMANDS = COMMAND_RUN | COMMAND_PLAN | COMMAND_TOKENS, READERS = CO
 #define AT(field) offsetof(struct options, field)
 
 static const struct option_row rows[] = {
-    {"db", "FILE", 0, KIND_TEXT, AT(db), COMMAND_RUN | COMMAND_PLAN | READERS, 0,
+    {"db", "FILE", 0, KIND_TEXT, AT(db), COMMAND_RUN | COMMAND_PLAN | COMMAND_REPORT | READERS, 0,
      "results database; default: the spec's run.db, else results.db"},
     {"threads", "N", 't', KIND_INT, AT(threads), COMMAND_RUN, 1,
      "threads of the engine; default: OMP_NUM_THREADS or all processors"},
@@ -74,11 +78,11 @@ static const struct option_row rows[] = {
     {"csv", NULL, 0, KIND_FLAG, AT(csv), COMMAND_SQL, 0, "comma-separated values (RFC 4180) with a header"},
     {"md", NULL, 0, KIND_FLAG, AT(md), COMMAND_SQL, 0, "a Markdown table"},
     {"example", "N", 0, KIND_INT, AT(example), COMMAND_SQL, 1, "one of the questions that come with kvrun; 1, 2, ..."},
-    {"experiment", "NAME", 0, KIND_TEXT, AT(experiment), COMMAND_SHOW | COMMAND_EXPORT, 0,
+    {"experiment", "NAME", 0, KIND_TEXT, AT(experiment), COMMAND_SHOW | COMMAND_EXPORT | COMMAND_REPORT, 0,
      "which experiment, when several have the label"},
     {"label", "L", 'l', KIND_TEXT, AT(label), COMMAND_EXPORT, 0, "the job: prompt/condition[/axis=value...]"},
     {"moment", "M", 'm', KIND_TEXT, AT(moment), COMMAND_EXPORT, 0, "prefill, edited, end or pass (activations)"},
-    {"output", "FILE", 'o', KIND_TEXT, AT(out), COMMAND_EXPORT, 0, "the file to write"},
+    {"output", "FILE", 'o', KIND_TEXT, AT(out), COMMAND_EXPORT | COMMAND_REPORT, 0, "the file to write"},
     {"help", NULL, 'h', KIND_FLAG, AT(help), -1, 0, "this page"},
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
@@ -173,6 +177,7 @@ static int check(const struct options *o, err *e)
     if (one_of("progress", o->progress, "auto bar line none", e)) return -1;
     if (o->command == COMMAND_SQL && o->n_args == 0 && !o->example)
         return err_set(e, ERR_INPUT, "give a query, or --example N; usage: %s", c->usage);
+    if (o->command == COMMAND_REPORT && !o->out) return err_set(e, ERR_INPUT, "report needs -o; usage: %s", c->usage);
     if (o->command != COMMAND_EXPORT) return 0;
     if (strcmp(o->args[0], "safetensors") != 0)
         return err_set(e, ERR_INPUT, "export '%s': the one format is safetensors; usage: %s", o->args[0], c->usage);

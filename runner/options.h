@@ -22,6 +22,7 @@ enum command {
     COMMAND_HELP = 64,
     COMMAND_VERSION = 128,
     COMMAND_MODEL = 256,
+    COMMAND_REPORT = 1024,
 };
 
 enum { OPTIONS_ARGS = 3 };
