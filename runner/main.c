@@ -4,6 +4,7 @@
 #include "options.h"
 #include "query.h"
 #include "run.h"
+#include "state_size.h"
 #include "tokens.h"
 #include "width.h"
 
@@ -107,6 +108,13 @@ static int command_model(const struct options *o, err *e)
     return print(&b);
 }
 
+static int command_state_size(const struct options *o, err *e)
+{
+    struct buf b = {0};
+    if (o->seed_table ? state_seed(o, &b, e) : state_size(o, &b, e)) return buf_free(&b), e->code;
+    return print(&b);
+}
+
 static int command_version(const struct options *o)
 {
     struct buf b = {0};
@@ -125,6 +133,7 @@ static int run_command(const struct options *o, int argc, char **argv, err *e)
     case COMMAND_HELP: return command_help(o, e);
     case COMMAND_VERSION: return command_version(o);
     case COMMAND_MODEL: return command_model(o, e);
+    case COMMAND_STATE_SIZE: return command_state_size(o, e);
     case COMMAND_SQL: return command_sql(o, db, e);
     case COMMAND_SHOW: return query_show(db, o->experiment, o->args[0], stdout, e) ? e->code : 0;
     case COMMAND_EXPORT: return query_export(db, o->experiment, o->label, o->moment, o->out, e) ? e->code : 0;

@@ -22,9 +22,10 @@ enum command {
     COMMAND_HELP = 64,
     COMMAND_VERSION = 128,
     COMMAND_MODEL = 256,
+    COMMAND_STATE_SIZE = 1024,
 };
 
-enum { OPTIONS_ARGS = 3 };
+enum { OPTIONS_ARGS = 32 };
 
 struct options {
     enum command command;
@@ -38,6 +39,8 @@ struct options {
     bool json, jsonl, csv, md;
     int example;
     const char *experiment, *label, *moment, *out;
+    const char *ctx, *dtype;
+    bool seed_table;
 };
 
 int options_parse(struct options *o, int argc, char **argv, err *e);
