@@ -75,7 +75,6 @@ static const struct family families[] = {
     {"olmo2", &usual},
     {"olmo3", &usual, .windows = WINDOW_PERIOD, .window = 4096, .period = 4},
     {"olmoe", &usual},
-    {"openai-gpt", &gpt2, HEADS_ALL},
     {"opt", &usual, HEADS_ALL},
     {"persimmon", &usual, HEADS_ALL},
     {"phi", &usual},

@@ -239,6 +239,14 @@ static int read_lfm2(const struct state_json *j, struct hybrid *h)
     return state_conv(&h->state, h->D, conv, j->e);
 }
 
+/* num_hidden_layers, or, as newer configs of Nemotron-H leave it out, the length of the list of layers. */
+static int count_layers(const struct state_json *j, int *layers)
+{
+    size_t n = json_array_size(state_key(j, "layers_block_type"));
+    if (!state_key(j, "num_hidden_layers") && n >= 1 && n <= STATE_LAYERS_MAX) return *layers = (int)n, 0;
+    return state_int(j, "num_hidden_layers", STATE_LAYERS_MAX, -1, layers);
+}
+
 int state_hybrid(const struct state_json *j, const char *type)
 {
     static const struct {
@@ -258,7 +266,7 @@ int state_hybrid(const struct state_json *j, const char *type)
     int i;
     for (k = 0; k < sizeof types / sizeof *types && strcmp(types[k].type, type) != 0; k++) continue;
     if (k == sizeof types / sizeof *types) return 1;
-    if (state_int(j, "num_hidden_layers", STATE_LAYERS_MAX, -1, &h.layers) || state_dim(j, "hidden_size", -1, &h.D)) return -1;
+    if (count_layers(j, &h.layers) || state_dim(j, "hidden_size", -1, &h.D)) return -1;
     if (types[k].read(j, &h)) return -1;
     for (i = 0; i < h.layers; i++)
         if (((h.has[i] & HAS_KV) && state_add(j->s, &h.kv, j->e)) ||
