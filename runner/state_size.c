@@ -123,6 +123,24 @@ static void add_parts(struct buf *b, const struct state *s)
     }
 }
 
+/* S and z, with what a layer has of them where all have the same. */
+static void add_sums(struct buf *b, const struct sizes *z)
+{
+    int64_t of_layer = 0;
+    char n[32];
+    int i;
+    row(b, "S and z in its place", z->sums);
+    for (i = 0; i < z->s.n_parts; i++) {
+        int64_t sums = z->s.parts[i].sums * z->element;
+        if (!sums) continue;
+        if (of_layer && of_layer != sums) break;
+        of_layer = sums;
+    }
+    state_size_grouped(n, of_layer);
+    if (i == z->s.n_parts) buf_printf(b, ", %s a layer", n);
+    buf_char(b, '\n');
+}
+
 static void add_text(struct buf *b, const struct sizes *z, const char *path, const char *dtype)
 {
     const struct state *s = &z->s;
@@ -153,10 +171,7 @@ static void add_text(struct buf *b, const struct sizes *z, const char *path, con
         row(b, name, z->bytes[i]);
         row_out(b, z, z->out[i]);
     }
-    if (z->sums) {
-        row(b, "S and z in its place", z->sums);
-        buf_char(b, '\n');
-    }
+    if (z->sums) add_sums(b, z);
     state_size_grouped(n, s->context);
     for (i = 0; i < z->n_ctx && !(s->context && z->ctx[i] > s->context); i++) continue;
     if (i < z->n_ctx) buf_printf(b, "  * beyond the model's context of %s\n", n);
