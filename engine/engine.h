@@ -1,4 +1,5 @@
-/* engine.h: tokens in, tokens and caches out. The one header of the engine that the runner includes (with base.h).
+/* engine.h: tokens in, tokens and caches out. The header of the engine that the runner includes (with base.h; state.h is a
+ * module of its own that needs no engine).
  *
  * Objects and lifetimes
  *   engine   a model file, its tokenizer and the kernels; read-only after engine_open, outlives every cache

@@ -5,6 +5,7 @@
 #include "query.h"
 #include "report.h"
 #include "run.h"
+#include "state_size.h"
 #include "tokens.h"
 #include "width.h"
 
@@ -132,6 +133,13 @@ static int command_report(const struct options *o, err *e)
     return 0;
 }
 
+static int command_state_size(const struct options *o, err *e)
+{
+    struct buf b = {0};
+    if (o->seed_table ? state_seed(o, &b, e) : state_size(o, &b, e)) return buf_free(&b), e->code;
+    return print(&b);
+}
+
 static int command_version(const struct options *o)
 {
     struct buf b = {0};
@@ -151,6 +159,7 @@ static int run_command(const struct options *o, int argc, char **argv, err *e)
     case COMMAND_VERSION: return command_version(o);
     case COMMAND_MODEL: return command_model(o, e);
     case COMMAND_REPORT: return command_report(o, e);
+    case COMMAND_STATE_SIZE: return command_state_size(o, e);
     case COMMAND_SQL: return command_sql(o, db, e);
     case COMMAND_SHOW: return query_show(db, o->experiment, o->args[0], stdout, e) ? e->code : 0;
     case COMMAND_EXPORT: return query_export(db, o->experiment, o->label, o->moment, o->out, e) ? e->code : 0;

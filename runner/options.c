@@ -25,6 +25,14 @@ static const struct command_row commands[] = {
     {"model", COMMAND_MODEL, "kvrun model PATH [options]",
      "Prints what a model is: architecture, sizes, types of the weights, tokenizer, SHA-256. Computes nothing.",
      "kvrun model models/SmolLM2-135M-Instruct.Q4_1.gguf --json | python3 -m json.tool", 1, 1},
+    {"state-size", COMMAND_STATE_SIZE, "kvrun state-size MODEL... [options]",
+     "How much a model keeps of the tokens it has seen: bytes a token, a context, and whatever the length.\n"
+     "MODEL is a GGUF file, a Hugging Face folder or a config.json, also of models that kvrun cannot run: attention with any\n"
+     "number of kv heads, windows, latent vectors (MLA), RWKV 4 to 6, Mamba 1 and 2, mixtures. No weights are read.\n"
+     "RWKV's sums and matrices are f32 whatever the type. int8 is one byte a number, without its scales.\n"
+     "--seed-table needs no MODEL: state sizes as the article \"QKV Transformers are RNN models with extra steps and memory\n"
+     "capacity\" gives them (README of PicoCreator/QKV-Transformers-are-RNNs, commit ad3c268), beside computed ones.",
+     "kvrun state-size models/SmolLM2-135M-Instruct.Q4_1.gguf --ctx 2048,8192 --dtype f16", 0, OPTIONS_ARGS},
     {"sql", COMMAND_SQL, "kvrun sql [QUERY] [options]",
      "Asks the results database, read-only. Views: v_result v_token v_prompt_token v_metric v_kv v_divergence v_storage.\n"
      "QUERY - reads it from standard input.",
@@ -72,8 +80,8 @@ static const struct option_row rows[] = {
     {"progress", "HOW", 0, KIND_TEXT, AT(progress), COMMAND_RUN, 0, "auto, bar, line or none"},
     {"quiet", NULL, 'q', KIND_FLAG, AT(quiet), COMMAND_RUN, 0, "no progress, no table; errors only"},
     {"color", "WHEN", 0, KIND_TEXT, AT(color), COMMAND_RUN | COMMAND_SHOW, 0, "auto, always or never; NO_COLOR counts"},
-    {"json", NULL, 0, KIND_FLAG, AT(json), SPEC_COMMANDS | COMMAND_MODEL | COMMAND_SQL | COMMAND_VERSION, 0,
-     "JSON on standard output; rows as one array of objects"},
+    {"json", NULL, 0, KIND_FLAG, AT(json), SPEC_COMMANDS | COMMAND_MODEL | COMMAND_STATE_SIZE | COMMAND_SQL | COMMAND_VERSION,
+     0, "JSON on standard output; rows as one array of objects"},
     {"jsonl", NULL, 0, KIND_FLAG, AT(jsonl), COMMAND_SQL, 0, "one JSON object per line"},
     {"csv", NULL, 0, KIND_FLAG, AT(csv), COMMAND_SQL, 0, "comma-separated values (RFC 4180) with a header"},
     {"md", NULL, 0, KIND_FLAG, AT(md), COMMAND_SQL, 0, "a Markdown table"},
@@ -83,6 +91,10 @@ static const struct option_row rows[] = {
     {"label", "L", 'l', KIND_TEXT, AT(label), COMMAND_EXPORT, 0, "the job: prompt/condition[/axis=value...]"},
     {"moment", "M", 'm', KIND_TEXT, AT(moment), COMMAND_EXPORT, 0, "prefill, edited, end or pass (activations)"},
     {"output", "FILE", 'o', KIND_TEXT, AT(out), COMMAND_EXPORT | COMMAND_REPORT, 0, "the file to write"},
+    {"ctx", "N,N,...", 0, KIND_TEXT, AT(ctx), COMMAND_STATE_SIZE, 0, "contexts in tokens; default: 2048,8192,32768"},
+    {"dtype", "TYPE", 0, KIND_TEXT, AT(dtype), COMMAND_STATE_SIZE, 0, "f16 (default), bf16, f32 or int8"},
+    {"seed-table", NULL, 0, KIND_FLAG, AT(seed_table), COMMAND_STATE_SIZE, 0,
+     "the table of the original article beside computed values"},
     {"help", NULL, 'h', KIND_FLAG, AT(help), -1, 0, "this page"},
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
@@ -172,6 +184,10 @@ static int check(const struct options *o, err *e)
     if (o->help) return 0;
     if (o->n_args < c->min_args) return err_set(e, ERR_INPUT, "usage: %s", c->usage);
     if (o->n_args > c->max_args) return err_set(e, ERR_INPUT, "too many words; usage: %s", c->usage);
+    if (o->command == COMMAND_STATE_SIZE && (o->n_args == 0) != o->seed_table)
+        return err_set(e, ERR_INPUT, o->seed_table ? "--seed-table takes no MODEL; usage: %s" : "usage: %s", c->usage);
+    if (o->seed_table && o->ctx) return err_set(e, ERR_INPUT, "--seed-table has contexts of its own; leave out --ctx");
+    if (one_of("dtype", o->dtype, "f16 bf16 f32 int8", e)) return -1;
     if (one_of("isa", o->isa, "scalar avx2 avx512", e)) return -1;
     if (one_of("color", o->color, "auto always never", e)) return -1;
     if (one_of("progress", o->progress, "auto bar line none", e)) return -1;
@@ -247,7 +263,7 @@ static void help_program(FILE *out)
     for (i = 0; i < N_COMMANDS; i++) {
         const char *line = strchr(commands[i].does, '\n');
         int n = line ? (int)(line - commands[i].does) : (int)strlen(commands[i].does);
-        fprintf(out, "  %-8s %.*s\n", commands[i].name, n, commands[i].does);
+        fprintf(out, "  %-11s %.*s\n", commands[i].name, n, commands[i].does);
     }
     fputs("\nkvrun COMMAND --help tells a command's options and an example.\n\n"
           "models: $KVRUN_MODELS is the folder a spec's $KVRUN_MODELS/ means; without it, models/ beside the spec's parent "

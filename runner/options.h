@@ -23,9 +23,10 @@ enum command {
     COMMAND_VERSION = 128,
     COMMAND_MODEL = 256,
     COMMAND_REPORT = 1024,
+    COMMAND_STATE_SIZE = 2048,
 };
 
-enum { OPTIONS_ARGS = 3 };
+enum { OPTIONS_ARGS = 32 };
 
 struct options {
     enum command command;
@@ -39,6 +40,8 @@ struct options {
     bool json, jsonl, csv, md;
     int example;
     const char *experiment, *label, *moment, *out;
+    const char *ctx, *dtype;
+    bool seed_table;
 };
 
 int options_parse(struct options *o, int argc, char **argv, err *e);
