@@ -94,6 +94,11 @@ cache *cache_fork(cache *c)
     cache_room(f, used);
     f->n = c->n;
     f->n_pages = used;
+    f->n_closed = c->n_closed;
+    if (c->n_closed) {
+        f->closed = mem_array((size_t)c->n_closed, sizeof *f->closed);
+        memcpy(f->closed, c->closed, (size_t)c->n_closed * sizeof *f->closed);
+    }
     for (l = 0; l < c->en->model.n_layer; l++)
         for (i = 0; i < used; i++) {
             f->pages[l][i] = c->pages[l][i];
@@ -102,8 +107,8 @@ cache *cache_fork(cache *c)
     return f;
 }
 
-/* Zeroes what a page holds from token `from` on, so that a shorter cache keeps the promise that unused tokens are zero. */
-static void page_clear_tail(const engine *en, struct page *p, int from)
+/* So that a shorter cache keeps the promise that unused tokens are zero. */
+void cache_clear_tail(const engine *en, struct page *p, int from)
 {
     size_t row = (size_t)en->model.E * (size_t)dtype_block_bytes(en->attn.kv_type), head = PAGE_TOKENS * row;
     int g;
@@ -125,13 +130,14 @@ int cache_fork_at(cache **out, cache *c, int n, err *e)
             page_release(c->en, (struct page *)(void *)f->pages[l][i]);
     f->n_pages = (n + PAGE_TOKENS - 1) / PAGE_TOKENS;
     f->n = n;
+    while (f->n_closed > 0 && f->closed[f->n_closed - 1] >= n) f->n_closed--;
     for (l = 0; tail && n < c->n && l < c->en->model.n_layer; l++) {
         struct page *p = cache_own(f, l, last);
         if (!p) {
             cache_free(f);
             return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
         }
-        page_clear_tail(c->en, p, tail);
+        cache_clear_tail(c->en, p, tail);
     }
     *out = f;
     return 0;
@@ -146,6 +152,7 @@ void cache_free(cache *c)
         free(c->pages[l]);
     }
     free(c->pages);
+    free(c->closed);
     free(c);
 }
 

@@ -33,6 +33,9 @@ struct cache {
     int n;                   /* tokens held */
     int n_pages, cap;        /* pages per layer in use (some may still be empty), and room for */
     struct kv_page ***pages; /* (n_layer)(cap) */
+    int *closed;             /* (n_closed) places, rising, that left during a pass and do not count in position ids */
+    int n_closed;
+    bool busy; /* a call feeds it */
 };
 
 /* Buffers of one pass, sized by max_rows once: one allocation of the backend, one of the host. What both have, the host
@@ -125,6 +128,8 @@ int cache_reserve(cache *c, int more, err *e);
 struct page *cache_own(cache *c, int layer, int page);
 void cache_pool_free(engine *en);
 size_t cache_page_elements(const engine *en); /* G * P * E */
+/* Forgets what a page holds from token `from` on, hidden or not. */
+void cache_clear_tail(const engine *en, struct page *p, int from);
 
 /* What every feeding of tokens checks first: ids, and room in the context. */
 int cache_check_feed(const cache *c, const int *tokens, int n, err *e);
@@ -133,12 +138,40 @@ int cache_pass(cache *c, struct pass_row *rows, const int *tokens, int n, const 
 /* The pick of a wanted row of the last pass; an error when a logit was not finite. */
 int cache_last_pick(const engine *en, int row, struct gen_pick *last, err *e);
 
+/* ---- cache_evict.c ---- */
+/* The position id of a place: what rotary or learned positions see. */
+int cache_position(const cache *c, int place);
+/* From now on the place does not count in the position ids of those behind it. */
+void cache_close(cache *c, int place);
+/* EDIT_EVICT with compact of a finished cache. */
+int cache_close_up(cache *c, const struct edit *ed, err *e);
+/* It must be of all layers and heads. */
+int cache_check_close_up(const engine *en, const struct edit *ed, err *e);
+
 /* ---- edit.c ---- */
-/* Applies the edit to elements first..first+n-1 of a site's vector x, for its l-th layer and i-th position. At K and V, these
-   are one head. Everything was checked before. */
-void edit_apply(const engine *en, const struct edit *ed, int l, int site, int i, int first, int n, float *x);
 int edit_check_list(const int *list, int n, int first, int end, const char *what, err *e);
-int edit_check_donor(const engine *en, const struct edit *ed, err *e);
+/* What an operation needs besides places: vectors, donors, numbers. */
+int edit_check_values(const engine *en, const struct edit *ed, err *e);
+/* Hides a position from all queries of a kv head; the page is owned. */
+void edit_hide(struct page *p, int head, int pos);
+
+/* ---- edit_values.c ---- */
+/* Applies the edit to elements first..first+n-1 of a site's vector x, for its l-th layer and i-th position, whose position id
+   is `id`. At K and V, these are one head. Everything was checked before. */
+void edit_apply(const engine *en, const struct edit *ed, int l, int site, int i, int id, int first, int n, float *x);
+/* One head's vector (E) of a cache as f32; rounding it again gives the bytes back. */
+void edit_get(const cache *c, int layer, int tensor, int head, int pos, float *x);
+void edit_put(const cache *c, int layer, int tensor, int head, int pos, const float *x);
+/* The n elements x[0], x[step], ... are one group. */
+void edit_quantise(float *x, int n, size_t step, int bits);
+/* Turns keys (E) by a number of positions: R(a) R(b) = R(a + b), Su et al. 2021, eq. 34. */
+struct edit_turn {
+    int half;
+    float cos[HEAD_MAX / 2], sin[HEAD_MAX / 2];
+};
+void edit_turn_make(struct edit_turn *t, const struct model *m, int layer, int delta);
+void edit_turn(const struct edit_turn *t, float *x);
+void edit_turn_by(const struct model *m, int layer, int delta, float *x);
 
 /* ---- forward.c ---- */
 int scratch_init(engine *en, int rows, err *e);

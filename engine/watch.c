@@ -69,7 +69,7 @@ static int check_edit(const engine *en, const struct edit *ed, err *e)
     if (ed->op != EDIT_TRANSPLANT) return 0;
     if (ed->tensors & ~(CACHE_K | CACHE_V))
         return ed->vector ? 0 : err_set(e, ERR_INPUT, "a transplant at this site needs the donor's recorded vectors");
-    return edit_check_donor(en, ed, e);
+    return edit_check_values(en, ed, e);
 }
 
 static int check_record(const engine *en, const struct record *r, err *e)
@@ -108,9 +108,9 @@ static int find(const int *list, int n, int x)
 static void edit_row(const engine *en, const struct edit *ed, int l, int site, int i, float *x, int width)
 {
     int heads = site_heads(&en->model, site), h, size = width / heads;
-    if (heads == 1) edit_apply(en, ed, l, site, i, 0, width, x);
+    if (heads == 1) edit_apply(en, ed, l, site, i, ed->at[i], 0, width, x);
     for (h = 0; heads > 1 && h < ed->n_heads; h++)
-        edit_apply(en, ed, l, site, i, ed->heads[h] * size, size, x + ed->heads[h] * size);
+        edit_apply(en, ed, l, site, i, ed->at[i], ed->heads[h] * size, size, x + ed->heads[h] * size);
 }
 
 static void record_row(const engine *en, const struct record *r, int l, int i, const struct pass_row *row, const float *x,
