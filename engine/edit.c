@@ -20,8 +20,7 @@ int edit_check_list(const int *list, int n, int first, int end, const char *what
 
 static int check_rerotate(const engine *en, err *e)
 {
-    return en->model.n_rot > 0 ? 0
-                               : err_set(e, ERR_INPUT, "keys of learned positions cannot be re-rotated; leave rerotate out");
+    return en->model.n_rot > 0 ? 0 : err_set(e, ERR_INPUT, "keys of learned positions cannot be re-rotated");
 }
 
 static int check_donor(const engine *en, const struct edit *ed, err *e)
