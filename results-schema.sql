@@ -73,7 +73,8 @@ CREATE TABLE prompt_span (          -- where the value of a slot ended up; half 
   name TEXT NOT NULL, nth INTEGER NOT NULL,
   byte_start INTEGER NOT NULL, byte_end INTEGER NOT NULL,
   tok_start INTEGER NOT NULL, tok_end INTEGER NOT NULL,
-  edges TEXT NOT NULL CHECK (edges IN ('exact','space','partial')),  -- 'space': the first token also holds a space before
+  edges TEXT NOT NULL CHECK (edges IN ('exact','space','partial','include','exclude')), -- 'space': the first token also
+                                        -- holds a space before; 'include', 'exclude': what was decided of tokens partly inside
   PRIMARY KEY (spec_prompt_id, name, nth)) STRICT, WITHOUT ROWID;
 CREATE TABLE job (
   id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE CHECK (length(key)=32), -- SHA-256 of key_json

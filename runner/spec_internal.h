@@ -115,8 +115,10 @@ void spec_captures(struct reader *r, struct spec *s, const struct node *v);     
 void spec_metrics(struct reader *r, struct spec *s, const struct node *v);        /* spec_measure.c */
 /* A position selector; `only`: index of the one prompt it is for, or -1: all, for the sake of `what`. */
 void spec_select(struct reader *r, const struct node *v, int only, const char *what, struct select *out); /* spec_select.c */
-bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                      /* spec_op.c */
-void spec_put_values(struct reader *r, const struct axis_value *values, int n);                           /* spec_op.c */
+/* Says so when sel, written at v, names new tokens where there are none: steps tells whether there are. */
+void spec_select_when(struct reader *r, const struct node *v, const struct select *sel, bool steps); /* spec_select.c */
+bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                 /* spec_op.c */
+void spec_put_values(struct reader *r, const struct axis_value *values, int n);                      /* spec_op.c */
 
 /* ---- spec_lint.c: warnings ---- */
 
