@@ -235,11 +235,14 @@ static void read_run(struct reader *r, struct spec *s, const struct node *v)
 static bool on_finished_cache(const struct spec_own *o, const struct node *op)
 {
     const struct node *when = op->kind == NODE_MAP ? node_get(op, "when") : NULL;
-    int axis = when && when->kind == NODE_SCALAR && when->text[0] == '$' ? names_find(&o->axes, when->text + 1) : -1;
-    if (axis < 0) return !when || when->kind != NODE_SCALAR || strcmp(when->text, "prefill");
-    for (int i = 0; i < o->s.axes[axis].n; i++)
-        if (strcmp(o->s.axes[axis].values[i]->text, "prefill")) return true;
-    return o->s.axes[axis].n == 0;
+    struct node **texts;
+    int n, axis, member;
+    if (!when || when->kind != NODE_SCALAR) return true;
+    if (!spec_axis_find(o, when->text, &axis, &member)) return strcmp(when->text, "prefill") != 0;
+    texts = spec_axis_texts(o, when->text, &n);
+    for (int i = 0; texts && i < n; i++)
+        if (strcmp(texts[i]->text, "prefill")) return true;
+    return n == 0;
 }
 
 /* An edit of a finished cache needs `after_edit`, controls need an edit. */
@@ -288,6 +291,8 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
                         NEEDED("prompts", "prompts: [{ name: hello, text: \"Hello\" }]"),
                         MAY("axes"),
                         NEEDED("conditions", "conditions: [{ name: baseline }]"),
+                        MAY("exclude"),
+                        MAY("include"),
                         MAY("controls"),
                         MAY("decode"),
                         MAY("capture"),
@@ -297,8 +302,6 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
                         LATER("report"),
                         LATER("files"),
                         LATER("datasets"),
-                        LATER("include"),
-                        LATER("exclude"),
                         LATER("controls_for"),
                         {0}};
     struct spec *s = &o->s;
@@ -315,9 +318,12 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
     s->title = s->experiment;
     if ((v = spec_field(f, "title"))) spec_text(r, v, "title", &s->title);
     if ((v = spec_field(f, "model"))) read_model(r, s, v);
-    if ((v = spec_field(f, "prompts"))) spec_prompts(r, o, v);
     if ((v = spec_field(f, "axes"))) spec_axes(r, o, v);
+    if ((v = spec_field(f, "prompts"))) spec_prompts(r, o, v);
+    spec_axis_positions(r, o);
     if ((v = spec_field(f, "conditions"))) spec_conditions(r, o, v);
+    if ((v = spec_field(f, "exclude"))) spec_excludes(r, o, v);
+    if ((v = spec_field(f, "include"))) spec_includes(r, o, v);
     if ((v = spec_field(f, "controls"))) read_controls(r, s, v);
     if ((v = spec_field(f, "decode"))) read_decode(r, s, v);
     if ((v = spec_field(f, "capture"))) spec_captures(r, s, v);
