@@ -16,9 +16,11 @@
 
 /* ---- small values ---- */
 
-/* Whole numbers as written: singles, inclusive ranges "a..b", negatives counting from the end; or all. */
+/* Whole numbers as written: singles, inclusive ranges "a..b", negatives counting from the end; or all; or so many around a
+   centre, as far as there are. */
 struct ranges {
     bool all;
+    int window; /* how many, r[0] is the centre; 0: no window */
     int n;
     struct range {
         int first, last;

@@ -407,14 +407,33 @@ static bool one_range(struct reader *r, const struct node *v, const char *name, 
     return true;
 }
 
+/* { window: 10, centre: 15 }: ten layers, five of them below the centre. */
+static bool read_window(struct reader *r, const struct node *v, const char *name, struct ranges *out)
+{
+    enum { MOST = 100000 };
+    struct field f[] = {NEEDED("window", "layers: { window: 10, centre: 15 }"), NEEDED("centre", "centre: 15"), {0}};
+    int wrong = r->wrong;
+    if (!spec_map(r, v, name, f) || r->wrong > wrong) return false;
+    out->n = 1;
+    out->r = arena_array(r->mem, 1, sizeof *out->r);
+    if (!spec_int(r, spec_field(f, "window"), "window", 1, MOST, &out->window)) return false;
+    if (!spec_int(r, spec_field(f, "centre"), "centre", -MOST, MOST, &out->r->first)) return false;
+    out->r->last = out->r->first;
+    out->r->at = spec_field(f, "centre")->at;
+    return true;
+}
+
 bool spec_ranges(struct reader *r, const struct node *v, const char *name, bool all, struct ranges *out)
 {
-    struct field windows[] = {LATER("window"), LATER("centre"), {0}};
     struct ranges x = {.at = v->at, .width = v->width};
     bool ok = true;
     const struct node *put = spec_put(r, v);
     if (!put) return false;
-    if (put->kind == NODE_MAP && put->n && node_get(put, "window")) return spec_map(r, put, name, windows) && false;
+    if (put->kind == NODE_MAP && !strcmp(name, "layers") && node_get(put, "window")) {
+        ok = read_window(r, put, name, &x);
+        if (ok) *out = x;
+        return ok;
+    }
     if (put->kind == NODE_SCALAR && all && !strcmp(put->text, "all")) {
         x.all = true;
         *out = x;

@@ -566,6 +566,10 @@ static void a_window_of_layers_ends_where_the_model_ends(void **state)
     assert_string_equal(b.j->jobs[32].label, "sf/zero/w=30..31");
     bound_good(&b, HEAD PAIR "axes: { w: { windows: { size: 1, centres: [4] } } }\n" BASE ZERO_LAYERS("w", "$w") DECODE);
     assert_string_equal(b.j->jobs[1].label, "sf/zero/w=4");
+    bound_good(&b, HEAD PAIR "axes: { l: [0, 5, -1] }\n" BASE ZERO_LAYERS("l", "{ window: 10, centre: $l }") DECODE);
+    assert_int_equal(b.j->jobs[1].ops[0].n_layers, 5);
+    assert_int_equal(b.j->jobs[2].ops[0].n_layers, 10);
+    assert_int_equal(b.j->jobs[3].ops[0].layers[0], 26);
 }
 
 static void positions_are_each_prompt_s_own(void **state)
