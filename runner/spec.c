@@ -333,7 +333,21 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
     spec_try_ops(r, o);
 }
 
+static void keep_sets(struct spec *s, const char *const *sets, int n)
+{
+    const char **copies = arena_array(s->mem, (size_t)n, sizeof *copies);
+    for (int i = 0; i < n; i++) copies[i] = arena_strdup(s->mem, sets[i]);
+    s->sets = copies;
+    s->n_sets = n;
+}
+
 int spec_parse(struct spec **out, const char *path, const char *text, size_t n, struct diag **diags)
+{
+    return spec_parse_set(out, path, text, n, NULL, 0, diags);
+}
+
+int spec_parse_set(struct spec **out, const char *path, const char *text, size_t n, const char *const *sets, int n_sets,
+                   struct diag **diags)
 {
     arena *mem = arena_new();
     struct spec_own *o = arena_alloc(mem, sizeof *o);
@@ -355,7 +369,9 @@ int spec_parse(struct spec **out, const char *path, const char *text, size_t n, 
     o->s.source = arena_strndup(mem, text, n);
     o->s.source_len = n;
     SHA256((const unsigned char *)o->s.source, n, o->s.sha256);
+    keep_sets(&o->s, sets, n_sets);
     root = node_parse(o->s.source, n, mem, d);
+    if (root) root = spec_set(&r, root, sets, n_sets);
     if (root) read_root(&r, o, root);
     if (!root || diag_errors(d)) {
         arena_free(mem);
@@ -367,6 +383,11 @@ int spec_parse(struct spec **out, const char *path, const char *text, size_t n, 
 
 int spec_load(struct spec **out, const char *path, struct diag **diags, err *e)
 {
+    return spec_load_set(out, path, NULL, 0, diags, e);
+}
+
+int spec_load_set(struct spec **out, const char *path, const char *const *sets, int n_sets, struct diag **diags, err *e)
+{
     FILE *f = fopen(path, "rb");
     char *text;
     size_t n;
@@ -377,7 +398,7 @@ int spec_load(struct spec **out, const char *path, struct diag **diags, err *e)
     n = fread(text, 1, FILE_MAX + 1, f);
     result = ferror(f) ? err_set(e, ERR_INPUT, "cannot read '%s': %s", path, strerror(errno)) : 0;
     fclose(f);
-    if (!result) result = spec_parse(out, path, text, n, diags);
+    if (!result) result = spec_parse_set(out, path, text, n, sets, n_sets, diags);
     free(text);
     return result;
 }

@@ -270,6 +270,8 @@ struct spec {
     const char *path, *source; /* source: the bytes of the file */
     size_t source_len;
     uint8_t sha256[32];             /* of the source */
+    const char *const *sets;        /* (n_sets) path=value of the command line, put in over the file; copies */
+    int n_sets;
     const char *experiment, *title; /* title: the experiment's name when it has none */
     struct mark experiment_at;
 
@@ -305,8 +307,12 @@ struct spec {
 /* *out only on success. Fails with e set when the file cannot be read (ERR_INPUT); with e empty and *diags filled when the
    spec is wrong. *diags is set whenever the file could be read (warnings); the caller frees it. */
 int spec_load(struct spec **out, const char *path, struct diag **diags, err *e);
+/* The same with values of the command line in the place of the file's: "decode.max_tokens=20" (n_sets). */
+int spec_load_set(struct spec **out, const char *path, const char *const *sets, int n_sets, struct diag **diags, err *e);
 /* The same from bytes; for tests and fuzzing. */
 int spec_parse(struct spec **out, const char *path, const char *text, size_t n, struct diag **diags);
+int spec_parse_set(struct spec **out, const char *path, const char *text, size_t n, const char *const *sets, int n_sets,
+                   struct diag **diags);
 void spec_free(struct spec *s); /* NULL is fine */
 
 /* Reads the operations of a condition with `values` (n_values) put in for $axis. *ops (n_ops) lives in mem. -1: d tells. */

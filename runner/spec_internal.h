@@ -76,6 +76,7 @@ struct field {
 
 void spec_wrong(struct reader *r, const struct node *v, const char *code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+void spec_where(const struct reader *r, struct mark at, struct buf *out);
 void spec_help(struct reader *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 const char *spec_shown(struct reader *r, const struct node *v); /* 'text', cut when long, or "a list" */
 bool spec_quiet(const struct reader *r);                        /* no more errors are kept: spare the work for texts */
@@ -126,6 +127,9 @@ void spec_includes(struct reader *r, struct spec_own *o, const struct node *v); 
 void spec_select(struct reader *r, const struct node *v, int only, const char *what, struct select *out); /* spec_select.c */
 bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                      /* spec_op.c */
 void spec_put_values(struct reader *r, const struct axis_value *values, int n);                           /* spec_op.c */
+
+/* The tree with the values of the command line put in; what is wrong with them is said. */
+struct node *spec_set(struct reader *r, struct node *root, const char *const *sets, int n); /* spec_set.c */
 
 /* ---- spec_axis.c: values of axes ---- */
 

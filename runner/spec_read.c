@@ -13,6 +13,15 @@ bool spec_quiet(const struct reader *r)
     return diag_errors(r->d) >= DIAG_MAX;
 }
 
+/* "9:12", or the argument. */
+void spec_where(const struct reader *r, struct mark at, struct buf *out)
+{
+    if (at.line < 0)
+        diag_where(r->d, at, out);
+    else
+        buf_printf(out, "%d:%d", at.line, at.col);
+}
+
 void spec_wrong(struct reader *r, const struct node *v, const char *code, const char *fmt, ...)
 {
     struct buf b = {0};
@@ -24,9 +33,12 @@ void spec_wrong(struct reader *r, const struct node *v, const char *code, const 
     diag_add(r->d, DIAG_ERROR, code, v->at, v->width, "%s", b.p ? b.p : "");
     buf_free(&b);
     for (int i = 0; i < r->n_values; i++)
-        if (v == r->puts[i].node)
-            diag_help(r->d, "put in for %s at %d:%d", r->puts[i].where->text, r->puts[i].where->at.line,
-                      r->puts[i].where->at.col);
+        if (v == r->puts[i].node) {
+            struct buf where = {0};
+            spec_where(r, r->puts[i].where->at, &where);
+            diag_help(r->d, "put in for %s at %s", r->puts[i].where->text, where.p);
+            buf_free(&where);
+        }
 }
 
 void spec_help(struct reader *r, const char *fmt, ...)

@@ -130,7 +130,8 @@ static void hex_of(const uint8_t *bytes, char out[65])
     for (i = 0; i < 32; i++) snprintf(out + 2 * i, 3, "%02x", bytes[i]);
 }
 
-/* What makes a spec the same spec: its bytes, the model, and the labels and keys of all its jobs. NULL: not UTF-8. */
+/* What makes a spec the same spec: its bytes, what the command line put over them, the model, and the labels and keys of all
+ * its jobs. NULL: not UTF-8. */
 static char *identity_of(const struct run_info *info)
 {
     char source[65], model[65], jobs[65];
@@ -151,6 +152,11 @@ static char *identity_of(const struct run_info *info)
     hex_of(engine_info(info->en)->sha256, model);
     json = json_pack("{s:s, s:s, s:s, s:i, s:s}", "experiment", info->spec->experiment, "source_sha256", source, "model_sha256",
                      model, "n_jobs", info->jobs->n, "jobs_sha256", jobs);
+    if (info->spec->n_sets) {
+        json_t *sets = json_array();
+        for (i = 0; i < info->spec->n_sets; i++) json_array_append_new(sets, json_string(info->spec->sets[i]));
+        json_object_set_new(json, "set", sets);
+    }
     text = json ? json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     json_decref(json);
     return text;
