@@ -349,6 +349,12 @@ int bind_ranges(const struct ranges *r, int count, const char *what, const char 
                      bad_first ? g->first : g->last, model, what, count - 1, count);
             goto out;
         }
+        if (r->window) { /* cut where there is no more */
+            first -= r->window / 2;
+            last += (r->window + 1) / 2 - 1;
+            if (first < 0) first = 0;
+            if (last >= count) last = count - 1;
+        }
         if (first > last) {
             diag_add(d, DIAG_ERROR, "E332", g->at, range_width(r, g), "%ss %d..%d run backwards: in %s that is %d..%d", what,
                      g->first, g->last, model, first, last);

@@ -303,9 +303,8 @@ void spec_put_values(struct reader *r, const struct axis_value *values, int n)
     r->values = values;
     r->n_values = n;
     r->puts = arena_array(r->mem, (size_t)n, sizeof *r->puts);
-    r->put_at = arena_array(r->mem, (size_t)n, sizeof *r->put_at);
     for (int i = 0; i < n; i++) {
-        struct node *v = &r->puts[i];
+        struct node *v = &r->puts[i].value;
         v->kind = NODE_SCALAR;
         v->style = NODE_DOUBLE;
         v->at = values[i].at;
