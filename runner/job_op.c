@@ -62,25 +62,18 @@ struct chosen job_choose(struct expand *x, int prompt, const struct select *sel,
 {
     struct buf key = {0};
     struct chosen c = {NULL, -1};
-    int i, found;
+    int found;
     add_int(&key, prompt);
     add_int(&key, warn);
-    add_int(&key, (int)sel->kind);
-    add_int(&key, sel->nth);
-    add_int(&key, sel->at.line); /* the same selector at another place has errors of its own */
-    add_int(&key, sel->at.col);
-    if (sel->kind == SELECT_TOKENS) {
-        add_int(&key, sel->tokens.all);
-        for (i = 0; i < sel->tokens.n; i++) add_int(&key, sel->tokens.r[i].first), add_int(&key, sel->tokens.r[i].last);
-    } else
-        buf_str(&key, sel->text);
+    select_key(sel, &key); /* the same selector at another place has errors of its own */
     found = map_put(x->selects, key.p, key.n, x->n_chosen);
     buf_free(&key);
     if (found >= 0) return x->chosen[found];
     if (bind_select(&x->prompts[prompt], sel, x->mem, x->d, &c.at, &c.n))
         c.n = -1;
-    else if (warn)
-        warn_chosen(x, &x->prompts[prompt], sel, &c);
+    else
+        bind_decided(&x->prompts[prompt], sel);
+    if (c.n >= 0 && warn) warn_chosen(x, &x->prompts[prompt], sel, &c);
     if ((x->n_chosen & (x->n_chosen - 1)) == 0)
         x->chosen = mem_grow(x->chosen, x->n_chosen ? 2 * (size_t)x->n_chosen : 1, sizeof *x->chosen);
     return x->chosen[x->n_chosen++] = c;

@@ -26,7 +26,13 @@ enum command {
     COMMAND_STATE_SIZE = 2048,
 };
 
-enum { OPTIONS_ARGS = 32 };
+enum { OPTIONS_ARGS = 32, OPTIONS_LIST = 256 };
+
+/* The values of an option that may be given many times. */
+struct option_list {
+    const char *v[OPTIONS_LIST]; /* (n) */
+    int n;
+};
 
 struct options {
     enum command command;
@@ -42,6 +48,7 @@ struct options {
     const char *experiment, *label, *moment, *out;
     const char *ctx, *dtype;
     bool seed_table;
+    struct option_list sets, only; /* -s path=value; labels with * ? [..] */
 };
 
 int options_parse(struct options *o, int argc, char **argv, err *e);
