@@ -89,7 +89,7 @@ int run_open(struct run *r, const struct options *o, err *e)
     r->o = o;
     r->mem = arena_new();
     if (spec_load(&r->spec, o->args[0], &r->diag, e)) return fail(r, e);
-    r->db = o->db ? o->db : r->spec->db ? r->spec->db : "results.db";
+    r->spec->db = r->db = o->db ? o->db : r->spec->db ? r->spec->db : "results.db"; /* stored donors are looked for there */
     if (open_model(r, e)) return fail(r, e);
     if (bind_prompts(r->spec, r->en, r->mem, r->diag, &r->prompts, e)) return fail(r, e);
     if (o->command == COMMAND_TOKENS) return 0;

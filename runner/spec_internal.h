@@ -116,7 +116,16 @@ void spec_metrics(struct reader *r, struct spec *s, const struct node *v);      
 /* A position selector; `only`: index of the one prompt it is for, or -1: all, for the sake of `what`. */
 void spec_select(struct reader *r, const struct node *v, int only, const char *what, struct select *out); /* spec_select.c */
 bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                      /* spec_op.c */
+void spec_controls(struct reader *r, struct spec *s, const struct node *v, const struct node *of);        /* spec_control.c */
 void spec_put_values(struct reader *r, const struct axis_value *values, int n);                           /* spec_op.c */
+
+/* ---- spec_donor.c: where values come from ---- */
+
+void spec_donor(struct reader *r, const struct node *v, struct donor *d);              /* from of a transplant */
+void spec_donors(struct reader *r, const struct node *v, struct donor **refs, int *n); /* from of a mean */
+void spec_vector(struct reader *r, const struct node *v, struct op_vector *x);
+/* Places that must be known before anything runs: neither new tokens nor the best of a score. v NULL: not given. */
+void spec_fixed_places(struct reader *r, const struct node *v, const struct select *sel);
 
 /* ---- spec_lint.c: warnings ---- */
 
