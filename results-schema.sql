@@ -20,7 +20,7 @@ CREATE TABLE experiment (
 CREATE TABLE spec (                 -- one wording of an experiment and the jobs it became; never updated
   id INTEGER PRIMARY KEY, experiment_id INTEGER NOT NULL REFERENCES experiment,
   sha256 BLOB NOT NULL UNIQUE CHECK (length(sha256)=32),             -- of identity_json
-  identity_json TEXT NOT NULL,     -- hashes of source, model and of all labels with keys
+  identity_json TEXT NOT NULL,     -- hashes of source, model and of all labels with keys; "set": what -s put over the source
   source_yaml TEXT NOT NULL, source_path TEXT NOT NULL,              -- verbatim
   created_ms INTEGER NOT NULL) STRICT;
 CREATE INDEX spec_experiment ON spec(experiment_id);
@@ -73,7 +73,8 @@ CREATE TABLE prompt_span (          -- where the value of a slot ended up; half 
   name TEXT NOT NULL, nth INTEGER NOT NULL,
   byte_start INTEGER NOT NULL, byte_end INTEGER NOT NULL,
   tok_start INTEGER NOT NULL, tok_end INTEGER NOT NULL,
-  edges TEXT NOT NULL CHECK (edges IN ('exact','space','partial')),  -- 'space': the first token also holds a space before
+  edges TEXT NOT NULL CHECK (edges IN ('exact','space','partial','include','exclude')), -- 'space': the first token also
+                                        -- holds a space before; 'include', 'exclude': what was decided of tokens partly inside
   PRIMARY KEY (spec_prompt_id, name, nth)) STRICT, WITHOUT ROWID;
 CREATE TABLE job (
   id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE CHECK (length(key)=32), -- SHA-256 of key_json

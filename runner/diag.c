@@ -5,6 +5,7 @@
  */
 #include "diag.h"
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +42,12 @@ struct diag {
     struct place *places;  /* (n_places) */
     int n_places, cap_places;
     struct item *last; /* what diag_help adds to; NULL: the last one was dropped */
+    struct argument {
+        char *shown, *text;
+    } * arguments; /* (n_arguments) */
+    int n_arguments;
+    int entered; /* argument whose parts are read, or 0 */
+    size_t from;
 };
 
 struct diag *diag_new(const char *path, const char *text, size_t n)
@@ -60,6 +67,11 @@ void diag_free(struct diag *d)
         free(d->items[i].message);
         buf_free(&d->items[i].help);
     }
+    for (int i = 0; i < d->n_arguments; i++) {
+        free(d->arguments[i].shown);
+        free(d->arguments[i].text);
+    }
+    free(d->arguments);
     free(d->places);
     free(d->text);
     free(d->path);
@@ -109,7 +121,7 @@ static void add_clean(struct buf *out, const char *s, size_t n)
 /* True when the place is new. A place in no line says nothing about being the same. */
 static bool place_new(struct diag *d, const struct place *p)
 {
-    if (p->at.line <= 0) return true;
+    if (p->at.line == 0) return true;
     for (int i = 0; i < d->n_places; i++) {
         const struct place *q = &d->places[i];
         if (q->at.line == p->at.line && q->at.col == p->at.col && !strcmp(q->code, p->code)) return false;
@@ -130,6 +142,7 @@ void diag_add(struct diag *d, enum diag_level level, const char *code, struct ma
     struct item *it;
     va_list ap;
     d->last = NULL;
+    if (d->entered) place.at = diag_inside(d, d->entered, d->from, at);
     snprintf(place.code, sizeof place.code, "%s", code);
     if (!place_new(d, &place)) return;
     d->count[level]++;
@@ -160,12 +173,66 @@ void diag_help(struct diag *d, const char *fmt, ...)
     buf_free(&raw);
 }
 
+/* ---- arguments ---- */
+
+int diag_argument(struct diag *d, const char *shown, const char *text)
+{
+    struct buf clean = {0};
+    add_clean(&clean, shown, strlen(shown));
+    d->arguments = mem_grow(d->arguments, (size_t)d->n_arguments + 1, sizeof *d->arguments);
+    d->arguments[d->n_arguments++] = (struct argument){buf_take(&clean), mem_strdup(text)};
+    return -d->n_arguments;
+}
+
+/* Characters in n bytes. */
+static int count_chars(const char *s, size_t n)
+{
+    int chars = 0;
+    for (size_t i = 0; i < n; chars++) {
+        int len = utf8_len(s + i, n - i);
+        i += len > 0 ? (size_t)len : 1;
+    }
+    return chars;
+}
+
+struct mark diag_inside(const struct diag *d, int argument, size_t from, struct mark at)
+{
+    const char *text = d->arguments[-argument - 1].text, *p = text + from;
+    for (int line = 1; line < at.line && *p; p += *p != 0) {
+        p += strcspn(p, "\r\n");
+        if (*p == '\r' && p[1] == '\n') p++;
+        line++;
+    }
+    return (struct mark){argument, count_chars(text, (size_t)(p - text)) + (at.col > 0 ? at.col : 1)};
+}
+
+void diag_enter(struct diag *d, int argument, size_t from)
+{
+    d->entered = argument;
+    d->from = from;
+}
+
+void diag_where(const struct diag *d, struct mark at, struct buf *out)
+{
+    if (at.line < 0) {
+        buf_str(out, d->arguments[-at.line - 1].shown);
+        return;
+    }
+    buf_str(out, d->path);
+    if (at.line > 0) buf_printf(out, ":%d:%d", at.line, at.col);
+}
+
 /* ---- printing ---- */
 
 /* Lines end at \n, \r\n or a lone \r, as in node.c. The bytes of a byte order mark are no part of line 1. */
 static bool find_line(const struct diag *d, int line, const char **start, size_t *len)
 {
     const char *p = d->text, *end = d->text + d->n, *q;
+    if (line < 0) { /* an argument is shown in one line */
+        *start = d->arguments[-line - 1].text;
+        *len = strlen(*start);
+        return true;
+    }
     if (d->n >= 3 && !memcmp(p, "\xef\xbb\xbf", 3)) p += 3;
     for (int at = 1; at < line; at++) {
         while (p < end && *p != '\n' && *p != '\r') p++;
@@ -234,8 +301,11 @@ static void draw(const struct diag *d, const struct item *it, struct buf *out)
     }
     if (i < n) buf_str(&line, "…");
     if (!marked) buf_char(&caret, '^');
-    gutter = snprintf(NULL, 0, "%5d", it->place.at.line);
-    buf_printf(out, "%*d |%s%s\n", gutter, it->place.at.line, line.n ? " " : "", line.n ? line.p : "");
+    gutter = it->place.at.line < 0 ? 5 : snprintf(NULL, 0, "%5d", it->place.at.line);
+    if (it->place.at.line < 0)
+        buf_printf(out, "%*s | %s\n", gutter, "-s", line.n ? line.p : "");
+    else
+        buf_printf(out, "%*d |%s%s\n", gutter, it->place.at.line, line.n ? " " : "", line.n ? line.p : "");
     buf_printf(out, "%*s | %s\n", gutter, "", caret.p);
     buf_free(&line);
     buf_free(&caret);
@@ -245,7 +315,9 @@ static int by_place(const void *a, const void *b)
 {
     const struct item *x = *(const struct item *const *)a, *y = *(const struct item *const *)b;
     struct mark p = x->place.at, q = y->place.at;
-    if ((p.line <= 0) != (q.line <= 0)) return p.line <= 0 ? 1 : -1;
+    if (p.line < 0) p.line = INT_MAX / 2 - p.line; /* below the file's lines */
+    if (q.line < 0) q.line = INT_MAX / 2 - q.line;
+    if ((p.line == 0) != (q.line == 0)) return p.line == 0 ? 1 : -1;
     if (p.line != q.line) return p.line < q.line ? -1 : 1;
     if (p.col != q.col) return p.col < q.col ? -1 : 1;
     return x->order - y->order;
@@ -260,10 +332,9 @@ void diag_text(const struct diag *d, struct buf *out)
     for (int i = 0; i < d->n_items; i++) {
         const struct item *it = order[i];
         const char *level = it->level == DIAG_ERROR ? "error" : "warning";
-        buf_str(out, d->path);
-        if (it->place.at.line > 0) buf_printf(out, ":%d:%d", it->place.at.line, it->place.at.col);
+        diag_where(d, it->place.at, out);
         buf_printf(out, ": %s %s: %s\n", level, it->place.code, it->message);
-        if (it->place.at.line > 0) draw(d, it, out);
+        if (it->place.at.line != 0) draw(d, it, out);
         if (it->help.n) buf_add(out, it->help.p, it->help.n);
     }
     if (errors > d->kept[DIAG_ERROR])

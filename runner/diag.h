@@ -19,7 +19,8 @@
 
 #include "../engine/base.h"
 
-/* A place in the spec: line and column count from 1, columns in characters (code points). line 0: no place. */
+/* A place in the spec: line and column count from 1, columns in characters (code points). line 0: no place; line -1, -2, ..:
+   in the first, second, .. argument of the command line, see diag_argument. */
 struct mark {
     int line, col;
 };
@@ -36,6 +37,15 @@ void diag_add(struct diag *d, enum diag_level level, const char *code, struct ma
     __attribute__((format(printf, 6, 7)));
 /* A line under the last diagnostic, indented by two: "allowed here: ...", "help: ...", rows of a table. */
 void diag_help(struct diag *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Another text that diagnostics may be about, e.g. of -s; `shown` stands where file:line:col stands elsewhere. Returns the line
+   of its marks: -1, -2, .. */
+int diag_argument(struct diag *d, const char *shown, const char *text);
+/* The mark of a place in what stands in the argument from byte `from` on, a text of lines. */
+struct mark diag_inside(const struct diag *d, int argument, size_t from, struct mark at);
+/* Until the next call all marks given to diag_add are such places; 0: no more. */
+void diag_enter(struct diag *d, int argument, size_t from);
+/* "exp.yaml:34:9" or "-s conditions.0.name" */
+void diag_where(const struct diag *d, struct mark at, struct buf *out);
 int diag_errors(const struct diag *d); /* counted, kept or not */
 int diag_warnings(const struct diag *d);
 /* All diagnostics in order of place (those without a place last), then "4 errors; no job was run." when there are errors. */

@@ -4,55 +4,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { JOBS_MAX = 1000000, SCRATCH_JOBS = 256 };
+enum { SCRATCH_JOBS = 256 };
 
-/* ---- axes ---- */
+/* ---- how many ---- */
 
-/* All values of all axes, with a layers axis resolved. */
-static int axis_values(struct expand *x, struct axis_value **values, int *counts)
+/* The jobs there can be at most: before exclude, with all that include adds and two controls per prompt. */
+static int count_jobs(const struct expand *x, int *out)
 {
-    int i, j;
-    for (i = 0; i < x->s->n_axes; i++) {
-        const struct axis *a = &x->s->axes[i];
-        int *layers, n = a->n;
-        if (a->kind == AXIS_LAYERS && bind_ranges(&a->layers, x->info->n_layer, "layer", x->model, x->mem, x->d, &layers, &n))
-            return -1;
-        counts[i] = n;
-        values[i] = arena_array(x->mem, (size_t)n, sizeof **values);
-        for (j = 0; j < n; j++)
-            values[i][j] = a->kind == AXIS_LAYERS ? (struct axis_value){i, arena_printf(x->mem, "%d", layers[j]), a->layers.at}
-                                                  : (struct axis_value){i, a->values[j]->text, a->values[j]->at};
-    }
-    return 0;
-}
-
-/* Number of jobs of a condition on one prompt, or JOBS_MAX + 1 when it is larger. */
-static int64_t grid_size(const struct condition *c, const int *counts)
-{
-    int64_t n = 1;
-    int i;
-    for (i = 0; i < c->n_over; i++) {
-        n *= counts[c->over[i]];
-        if (n > JOBS_MAX) return JOBS_MAX + 1;
-    }
-    return n;
-}
-
-static int count_jobs(const struct expand *x, const int *counts, int *out)
-{
-    int64_t per_prompt, n;
-    int i, controls, prompts;
+    int64_t all;
+    int i, k, p, controls, prompts;
     job_control_room(x->s, &controls, &prompts);
-    per_prompt = controls;
+    all = (int64_t)controls * x->s->n_prompts;
     for (i = 0; i < x->s->n_conditions; i++) {
-        n = grid_size(&x->s->conditions[i], counts);
-        per_prompt += n;
-        if (n <= JOBS_MAX && per_prompt * x->s->n_prompts <= JOBS_MAX) continue;
+        for (p = 0; p < x->s->n_prompts && all <= JOBS_MAX; p++) all += job_grid_size(x, p, i, JOBS_MAX);
+        if (all <= JOBS_MAX) continue;
         diag_add(x->d, DIAG_ERROR, "E351", x->s->conditions[i].at, (int)strlen(x->s->conditions[i].name),
                  "with condition '%s' there are more than %d jobs", x->s->conditions[i].name, JOBS_MAX);
         return -1;
     }
-    *out = (int)(per_prompt * x->s->n_prompts);
+    for (i = 0; i < x->s->n_includes; i++) {
+        const struct sweep *sw = &x->s->includes[i];
+        for (k = 0; k < sw->n_conditions; k++) all += sw->prompts ? sw->n_prompts : x->s->n_prompts;
+    }
+    *out = (int)all;
     return 0;
 }
 
@@ -108,7 +82,7 @@ static int check_order(const struct expand *x, const struct job *j, const struct
         const struct job_op *op = &j->ops[i];
         bool late = op->when == WHEN_FINISHED_CACHE || (op->when == WHEN_STEPS && op->n_at > 0);
         if (moved && late) {
-            diag_add(x->d, DIAG_ERROR, "E382", c->at, (int)strlen(c->name),
+            diag_add(x->d, DIAG_ERROR, "E389", c->at, (int)strlen(c->name),
                      "'%s' edits a finished cache behind an evict that closes up: the tokens have moved", j->label);
             diag_help(x->d, "help: put the evict last, or position_policy: keep_holes");
             return -1;
@@ -139,28 +113,30 @@ static int make_job(struct expand *x, arena *scratch, struct job *j)
 
 /* ---- all jobs ---- */
 
-/* The jobs of one condition on one prompt: an odometer over its axes, the last one fastest. */
-static int add_grid(struct expand *x, struct jobs *all, int prompt, int condition, struct axis_value *const *values,
-                    const int *counts)
+/* The jobs of one condition on one prompt. */
+static int add_grid(struct expand *x, struct jobs *all, int prompt, int condition)
 {
-    const struct condition *c = &x->s->conditions[condition];
-    int *digit = arena_array(x->mem, (size_t)c->n_over, sizeof *digit), i, left = (int)grid_size(c, counts), rc = 0;
+    struct combinations grid;
     arena *scratch = arena_new();
-    for (; left > 0 && diag_errors(x->d) <= DIAG_MAX; left--) {
+    int i, rc = 0;
+    if (job_combinations(x, prompt, condition, &grid)) {
+        arena_free(scratch);
+        return -1;
+    }
+    for (i = 0; i < grid.n && diag_errors(x->d) <= DIAG_MAX; i++) {
         struct job *j = &all->jobs[all->n++];
         j->prompt = prompt;
         j->condition = condition;
         j->against = j->control_of = -1;
-        j->n_values = c->n_over;
-        j->values = arena_array(x->mem, (size_t)c->n_over, sizeof *j->values);
-        for (i = 0; i < c->n_over; i++) j->values[i] = values[c->over[i]][digit[i]];
+        j->n_values = grid.n_over;
+        j->values = grid.values[i];
         if (make_job(x, scratch, j)) rc = -1;
-        for (i = c->n_over - 1; i >= 0 && ++digit[i] == counts[c->over[i]]; i--) digit[i] = 0;
-        if (left % SCRATCH_JOBS == 0) { /* what spec_ops makes is needed for one job only */
+        if (i % SCRATCH_JOBS == SCRATCH_JOBS - 1) { /* what spec_ops makes is needed for one job only */
             arena_free(scratch);
             scratch = arena_new();
         }
     }
+    free(grid.values);
     arena_free(scratch);
     return rc;
 }
@@ -215,15 +191,21 @@ out:
 
 static int expand_all(struct expand *x, struct jobs *all, err *e)
 {
-    struct axis_value **values = arena_array(x->mem, (size_t)x->s->n_axes, sizeof *values);
-    int *counts = arena_array(x->mem, (size_t)x->s->n_axes, sizeof *counts), i, k, n, first, rc = 0;
-    if (job_feeds(x) || axis_values(x, values, counts) || count_jobs(x, counts, &n)) return -1;
+    int i, k, n, first, rc = 0;
+    if (job_feeds(x) || job_axes(x) || count_jobs(x, &n)) return -1;
+    job_sums_start(x);
+    all->sums = x->sums;
     all->jobs = arena_array(x->mem, (size_t)n, sizeof *all->jobs);
     for (i = 0; i < x->s->n_prompts; i++) {
         first = all->n;
         for (k = 0; k < x->s->n_conditions; k++)
-            if (add_grid(x, all, i, k, values, counts)) rc = -1;
+            if (add_grid(x, all, i, k)) rc = -1;
         if (rc == 0 && job_controls(x, all, i, first)) rc = -1;
+    }
+    if (rc == 0) rc = job_rules_check(x);
+    if (rc == 0 && all->n == 0) {
+        diag_add(x->d, DIAG_ERROR, "E374", x->s->excludes[0].at, x->s->excludes[0].width, "exclude leaves no job at all");
+        rc = -1;
     }
     if (rc || job_controls_end(x, all) || job_donors_find(x, all)) return -1;
     all->n_prompts = x->n_prompts;

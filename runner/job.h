@@ -103,6 +103,14 @@ struct job {
     int same_as;          /* index of the earlier job with this key, or -1 */
 };
 
+/* How many jobs a condition has, and why. */
+struct job_sum {
+    int *counts;     /* (n_prompts, n_over) values of the axes */
+    int64_t product; /* of them, over all prompts */
+    int *removed;    /* (n_excludes) by the rules, in their order */
+    int included;
+};
+
 struct jobs {
     arena *mem;
     struct job *jobs; /* (n) */
@@ -110,7 +118,8 @@ struct jobs {
     struct bound_prompt
         *prompts; /* (n_prompts) the spec's, borrowed, then those that controls need: prompts without a needle */
     int n_prompts;
-    int *feed; /* (n_prompts) last tokens that are fed behind an edit of the finished cache */
+    int *feed;                  /* (n_prompts) last tokens that are fed behind an edit of the finished cache */
+    const struct job_sum *sums; /* (n_conditions) of the spec */
 };
 
 /* *out only on success; job_free frees it. -1: d tells, or e. */

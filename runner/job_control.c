@@ -485,7 +485,7 @@ int job_controls_end(struct expand *x, struct jobs *all)
     int i;
     for (i = x->s->n_prompts; i < x->n_prompts; i++) add_without_job(x, all, i);
     if (!x->s->control_absent || x->n_prompts > x->s->n_prompts) return 0;
-    diag_add(x->d, DIAG_ERROR, "E383", x->s->controls_at, 1,
+    diag_add(x->d, DIAG_ERROR, "E390", x->s->controls_at, 1,
              "control absent is for conditions that mask or evict tokens in all layers and heads, and none does");
     if (x->info->rope_base <= 0) diag_help(x->d, "the model has learned positions: they cannot close up");
     return -1;

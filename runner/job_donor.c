@@ -79,7 +79,7 @@ static int feed_of(struct expand *x, int prompt)
     const struct bound_prompt *p = &x->prompts[prompt];
     int n = (int)strlen(d->feed), start = p->n_bytes - n, i = 0;
     if (p->prompt->kind == PROMPT_TOKENS || start < 0 || memcmp(p->text + start, d->feed, (size_t)n) != 0) {
-        diag_add(x->d, DIAG_ERROR, "E370", d->feed_at, d->feed_width, "prompt '%s' does not end with these words",
+        diag_add(x->d, DIAG_ERROR, "E391", d->feed_at, d->feed_width, "prompt '%s' does not end with these words",
                  p->prompt->name);
         start = p->n_bytes > 40 ? p->n_bytes - 40 : 0;
         while (start < p->n_bytes && ((unsigned char)p->text[start] & 0xc0) == 0x80) start++;
@@ -88,7 +88,7 @@ static int feed_of(struct expand *x, int prompt)
     }
     while (i < p->n_tokens && (p->tokens[i].start < start || p->tokens[i].end == p->tokens[i].start)) i++;
     if (i == p->n_tokens || p->tokens[i].start != start) {
-        diag_add(x->d, DIAG_ERROR, "E371", d->feed_at, d->feed_width, "in prompt '%s' these words begin inside a token",
+        diag_add(x->d, DIAG_ERROR, "E392", d->feed_at, d->feed_width, "in prompt '%s' these words begin inside a token",
                  p->prompt->name);
         help_borders(x, p, start);
         return -1;
@@ -153,7 +153,7 @@ static int wish(struct expand *x, int prompt, const struct donor *d, int *rc)
     for (i = 0; i < c->n_over; i++) {
         const char *text = value_of(x, d, c->over[i]);
         if (!text) {
-            diag_add(x->d, DIAG_ERROR, "E372", d->at, d->width,
+            diag_add(x->d, DIAG_ERROR, "E393", d->at, d->width,
                      "condition '%s' goes over axis '%s', and this job has no value of it", c->name,
                      x->s->axes[c->over[i]].name);
             diag_help(x->d, "help: from: { condition: %s, %s: VALUE, ... }", c->name, x->s->axes[c->over[i]].name);
@@ -228,7 +228,7 @@ static int check_circles(struct expand *x, const struct jobs *all)
     for (i = 0; i < all->n && !rc; i++) {
         const struct job *j = &all->jobs[i];
         if (j->n_ops == 0 || depth_of(all, i, depth) >= 0) continue;
-        diag_add(x->d, DIAG_ERROR, "E374", j->condition >= 0 ? x->s->conditions[j->condition].at : x->s->controls_at, 1,
+        diag_add(x->d, DIAG_ERROR, "E395", j->condition >= 0 ? x->s->conditions[j->condition].at : x->s->controls_at, 1,
                  "the donors of '%s' take values from each other in a circle, or stand more than %d deep", j->label, DEPTH_MAX);
         rc = -1;
     }
@@ -250,7 +250,7 @@ int job_donors_find(struct expand *x, struct jobs *all)
         add_key(&b, w->prompt, w->condition, w->values, c->n_over);
         found[i] = map_get(m, b.p, b.n);
         if (found[i] >= 0) continue;
-        diag_add(x->d, DIAG_ERROR, "E373", w->at, w->width, "there is no job %s/%s with these values of its axes",
+        diag_add(x->d, DIAG_ERROR, "E394", w->at, w->width, "there is no job %s/%s with these values of its axes",
                  x->s->prompts[w->prompt].name, c->name);
         for (k = 0; k < c->n_over; k++) diag_help(x->d, "%s: %s", x->s->axes[c->over[k]].name, w->values[k]);
         rc = -1;
@@ -359,7 +359,7 @@ static int by_map(struct expand *x, const struct op *op, struct sides *v)
     qsort(pairs, (size_t)op->n_map, sizeof *pairs, by_target);
     for (i = 0; i < op->n_map; i++) {
         if (pairs[i].to >= v->to.n || pairs[i].from >= v->from.n) {
-            diag_add(x->d, DIAG_ERROR, "E375", op->align_at, op->align_width,
+            diag_add(x->d, DIAG_ERROR, "E396", op->align_at, op->align_width,
                      "map: [%d, %d] is outside: the target has places 0..%d, the donor 0..%d", pairs[i].to, pairs[i].from,
                      v->to.n - 1, v->from.n - 1);
             show_sides(x, v);
@@ -394,7 +394,7 @@ static int check_swap(const struct expand *x, const struct op *op, const struct 
     for (i = 0; i < v->to.n; i++)
         for (k = 0; k < v->from.n; k++)
             if (v->to.at[i] == v->from.at[k] || (k > 0 && v->from.at[k] <= v->from.at[k - 1])) {
-                diag_add(x->d, DIAG_ERROR, "E381", op->donor.at, 1, "a swap names position %d twice", v->from.at[k]);
+                diag_add(x->d, DIAG_ERROR, "E388", op->donor.at, 1, "a swap names position %d twice", v->from.at[k]);
                 show_sides(x, v);
                 return -1;
             }

@@ -62,25 +62,18 @@ struct chosen job_choose(struct expand *x, int prompt, const struct select *sel,
 {
     struct buf key = {0};
     struct chosen c = {NULL, -1};
-    int i, found;
+    int found;
     add_int(&key, prompt);
     add_int(&key, warn);
-    add_int(&key, (int)sel->kind);
-    add_int(&key, sel->nth);
-    add_int(&key, sel->at.line); /* the same selector at another place has errors of its own */
-    add_int(&key, sel->at.col);
-    if (sel->kind == SELECT_TOKENS) {
-        add_int(&key, sel->tokens.all);
-        for (i = 0; i < sel->tokens.n; i++) add_int(&key, sel->tokens.r[i].first), add_int(&key, sel->tokens.r[i].last);
-    } else
-        buf_str(&key, sel->text);
+    select_key(sel, &key); /* the same selector at another place has errors of its own */
     found = map_put(x->selects, key.p, key.n, x->n_chosen);
     buf_free(&key);
     if (found >= 0) return x->chosen[found];
     if (bind_select(&x->prompts[prompt], sel, x->mem, x->d, &c.at, &c.n))
         c.n = -1;
-    else if (warn)
-        warn_chosen(x, &x->prompts[prompt], sel, &c);
+    else
+        bind_decided(&x->prompts[prompt], sel);
+    if (c.n >= 0 && warn) warn_chosen(x, &x->prompts[prompt], sel, &c);
     if ((x->n_chosen & (x->n_chosen - 1)) == 0)
         x->chosen = mem_grow(x->chosen, x->n_chosen ? 2 * (size_t)x->n_chosen : 1, sizeof *x->chosen);
     return x->chosen[x->n_chosen++] = c;
@@ -116,44 +109,27 @@ static int resolve_gen(struct expand *x, const struct op *op, struct job_op *out
     for (i = 0; i < n; i++)
         if (at[i] >= out->first_step && at[i] <= out->last_step) out->gen_at[out->n_gen_at++] = at[i];
     if (out->n_gen_at) return 0;
-    diag_add(x->d, DIAG_ERROR, "E377", op->select.at, op->select.width, "none of these new tokens is fed at steps %d..%d",
+    diag_add(x->d, DIAG_ERROR, "E384", op->select.at, op->select.width, "none of these new tokens is fed at steps %d..%d",
              out->first_step, out->last_step);
     diag_help(x->d, "help: step s is the pass that feeds new token s");
     return -1;
 }
 
-/* The candidates of a score: of a finished cache, those that it holds. */
+/* The candidates of a score that only the run can tell. */
 static int resolve_score(struct expand *x, int prompt, const struct op *op, struct job_op *out)
 {
-    const struct select *sel = &op->select;
     struct job_score *score = arena_alloc(x->mem, sizeof *score);
-    struct chosen c = job_choose(x, prompt, &sel->parts[0], false);
-    int held = job_held(x, prompt), count;
-    if (c.n < 0) return -1;
-    while (op->when == WHEN_FINISHED_CACHE && c.n > 0 && c.at[c.n - 1] >= held) c.n--;
-    count = sel->per_cent ? (int)(((int64_t)c.n * sel->per_cent + 50) / 100) : sel->count;
-    if (count < 1 || count > c.n) {
-        diag_add(x->d, DIAG_ERROR, "E378", sel->at, sel->width, "%d of %d places in prompt '%s' cannot be taken", count, c.n,
-                 x->s->prompts[prompt].name);
-        return -1;
-    }
-    out->at = c.at;
-    out->n_at = c.n;
-    if (sel->score == SCORE_POSITION) { /* known already */
-        out->at += sel->highest ? c.n - count : 0;
-        out->n_at = count;
-        return 0;
-    }
-    *score = (struct job_score){sel->score, sel->highest, count};
+    *score = (struct job_score){.score = op->select.score, .highest = op->select.highest};
+    if (bind_score(&x->prompts[prompt], &op->select, x->mem, x->d, &out->at, &out->n_at, &score->count)) return -1;
     out->score = score;
-    return 0;
+    return op->when == WHEN_FINISHED_CACHE ? job_check_held(x, prompt, &op->select, out->at, out->n_at, false) : 0;
 }
 
 static int resolve_places(struct expand *x, int prompt, const struct op *op, struct job_op *out)
 {
     struct chosen c;
     if (op->select.kind == SELECT_GEN) return resolve_gen(x, op, out);
-    if (op->select.kind == SELECT_SCORE) return resolve_score(x, prompt, op, out);
+    if (op->select.kind == SELECT_SCORE && op->select.score != SCORE_POSITION) return resolve_score(x, prompt, op, out);
     c = job_choose(x, prompt, &op->select, true);
     if (c.n < 0) return -1;
     out->at = c.at;
@@ -170,7 +146,7 @@ static int resolve_queries(struct expand *x, int prompt, const struct op *op, st
     out->queries = c.at;
     out->n_queries = c.n;
     if (c.at[c.n - 1] >= out->at[0]) return 0;
-    diag_add(x->d, DIAG_ERROR, "E379", op->queries.at, op->queries.width,
+    diag_add(x->d, DIAG_ERROR, "E386", op->queries.at, op->queries.width,
              "no query at or behind the keys: in prompt '%s' the last query is at %d and the first key at %d",
              x->s->prompts[prompt].name, c.at[c.n - 1], out->at[0]);
     return -1;
@@ -186,7 +162,7 @@ static int resolve_steps(struct expand *x, const struct op *op, struct job_op *o
     out->first_step = op->first_step;
     out->last_step = op->last_step < last ? op->last_step : last;
     if (op->first_step <= last) return 0;
-    diag_add(x->d, DIAG_ERROR, "E380", op->at, 1, "step %d: there are steps 0..%d, since max_tokens is %d", op->first_step,
+    diag_add(x->d, DIAG_ERROR, "E387", op->at, 1, "step %d: there are steps 0..%d, since max_tokens is %d", op->first_step,
              last, last + 1);
     return -1;
 }

@@ -10,6 +10,20 @@ struct chosen {
     int *at, n;
 };
 
+/* The values of an axis on a prompt. */
+struct axis_list {
+    struct axis_value *v;
+    int n;
+};
+
+/* The jobs of a condition on a prompt, each by its values of the axes. */
+struct combinations {
+    struct axis_value **values; /* (n) each (n_over), freed by the caller; what it points to is in mem */
+    int n, cap, n_over;
+};
+
+enum { JOBS_MAX = 1000000 };
+
 struct expand {
     const struct spec *s;
     const engine *en;
@@ -35,8 +49,22 @@ struct expand {
     struct job_stored *stored; /* the database of stored donors that was read last, or NULL */
     int *absent_of;            /* of each prompt behind the spec's: index of the job that is held against it */
     int n_prompts;             /* the spec's, then those that controls need */
+    struct axis_list *axes;    /* (n_prompts, n_axes) */
+    struct job_sum *sums;      /* (n_conditions) */
+    int *matched;              /* (n_excludes) combinations that a rule means, removed or not */
     struct job_wanted *wanted; /* (n_prompts, n_conditions + 1) records of a condition, the last one of controls */
 };
+
+/* ---- job_axis.c: grids ---- */
+
+int job_axes(struct expand *x); /* fills x->axes; -1: d tells */
+void job_sums_start(struct expand *x);
+const struct axis_list *job_axis(const struct expand *x, int prompt, int axis);
+/* Combinations of a condition on a prompt before exclude and include, max + 1 when there are more. */
+int64_t job_grid_size(const struct expand *x, int prompt, int condition, int64_t max);
+/* In the order of jobs. Once per prompt and condition: they are counted in x->sums. -1: d tells. */
+int job_combinations(struct expand *x, int prompt, int condition, struct combinations *out);
+int job_rules_check(const struct expand *x); /* every rule has removed something, else -1: d tells */
 
 /* Positions of a prompt that a selector means; found once. warn: an operation will change them. n = -1: told why not. */
 struct chosen job_choose(struct expand *x, int prompt, const struct select *sel, bool warn);

@@ -157,7 +157,7 @@ int job_stored_resolve(struct expand *x, const struct op *op, struct job_op *out
     int n, i;
     const int *at;
     if (stored_values(x, op, out, &e)) {
-        if (e.code) diag_add(x->d, DIAG_ERROR, "E376", op->donor.at, op->donor.width, "stored values: %s", e.msg);
+        if (e.code) diag_add(x->d, DIAG_ERROR, "E397", op->donor.at, op->donor.width, "stored values: %s", e.msg);
         return -1;
     }
     at = job_op_places(out, &n);

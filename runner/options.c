@@ -39,7 +39,7 @@ static const struct command_row commands[] = {
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
-enum kind { KIND_FLAG, KIND_INT, KIND_TEXT };
+enum kind { KIND_FLAG, KIND_INT, KIND_TEXT, KIND_LIST };
 
 struct option_row {
     const char *name, *arg;
@@ -57,6 +57,10 @@ enum { SPEC_COMMANDS = COMMAND_RUN | COMMAND_PLAN | COMMAND_TOKENS, READERS = CO
 static const struct option_row rows[] = {
     {"db", "FILE", 0, KIND_TEXT, AT(db), COMMAND_RUN | COMMAND_PLAN | READERS, 0,
      "results database; default: the spec's run.db, else results.db"},
+    {"set", "PATH=YAML", 's', KIND_LIST, AT(sets), SPEC_COMMANDS, 0,
+     "a value of the spec: decode.max_tokens=20, axes.layer=[0,1]; as often as you like"},
+    {"only", "GLOB", 0, KIND_LIST, AT(only), COMMAND_RUN | COMMAND_PLAN, 0,
+     "jobs with such labels and what they need: --only 'sf/zero*'; as often as you like"},
     {"threads", "N", 't', KIND_INT, AT(threads), COMMAND_RUN, 1,
      "threads of the engine; default: OMP_NUM_THREADS or all processors"},
     {"batch", "N", 'b', KIND_INT, AT(batch), COMMAND_RUN, 1,
@@ -125,6 +129,12 @@ static int set_value(struct options *o, const struct option_row *r, const char *
 {
     char *at = (char *)o + r->offset, *end;
     long n;
+    if (r->kind == KIND_LIST) {
+        struct option_list *l = (struct option_list *)(void *)at;
+        if (l->n == OPTIONS_LIST) return err_set(e, ERR_INPUT, "--%s can stand %d times", r->name, OPTIONS_LIST);
+        l->v[l->n++] = value;
+        return 0;
+    }
     if (r->kind == KIND_TEXT) {
         memcpy(at, &value, sizeof value);
         return 0;

@@ -24,7 +24,13 @@ enum command {
     COMMAND_MODEL = 256,
 };
 
-enum { OPTIONS_ARGS = 3 };
+enum { OPTIONS_ARGS = 3, OPTIONS_LIST = 256 };
+
+/* The values of an option that may be given many times. */
+struct option_list {
+    const char *v[OPTIONS_LIST]; /* (n) */
+    int n;
+};
 
 struct options {
     enum command command;
@@ -38,6 +44,7 @@ struct options {
     bool json, jsonl, csv, md;
     int example;
     const char *experiment, *label, *moment, *out;
+    struct option_list sets, only; /* -s path=value; labels with * ? [..] */
 };
 
 int options_parse(struct options *o, int argc, char **argv, err *e);

@@ -367,8 +367,13 @@ static json_t *job_json(const struct spec *s, const struct jobs *jobs, const boo
     const struct job *j = &jobs->jobs[i];
     json_t *o = json_object(), *axes = json_object(), *ops = json_array();
     int k;
-    for (k = 0; k < j->n_values; k++)
-        json_object_set_new(axes, s->axes[j->values[k].axis].name, json_string(j->values[k].text));
+    for (k = 0; k < j->n_values; k++) {
+        const struct axis *a = &s->axes[j->values[k].axis];
+        int m;
+        json_object_set_new(axes, a->name, json_string(j->values[k].text));
+        for (m = 0; a->kind == AXIS_ZIP && m < a->n_members; m++)
+            json_object_set_new(axes, a->members[m].full, json_string(a->members[m].values[j->values[k].choice]->text));
+    }
     for (k = 0; k < j->n_ops; k++) json_array_append_new(ops, op_json(s, &j->ops[k]));
     json_object_set_new(o, "label", json_string(j->label));
     json_object_set_new(o, "key", hex(j->key));

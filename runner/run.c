@@ -34,6 +34,16 @@ static int fail(struct run *r, const err *e)
     return e->code ? e->code : shown ? shown : ERR_INTERNAL;
 }
 
+static const char *place(const struct run *r, struct mark at)
+{
+    struct buf b = {0};
+    const char *text;
+    diag_where(r->diag, at, &b);
+    text = arena_strdup(r->mem, b.p);
+    buf_free(&b);
+    return text;
+}
+
 static int check_pin(const struct run *r, err *e)
 {
     char hex[65];
@@ -41,9 +51,8 @@ static int check_pin(const struct run *r, err *e)
     if (!r->spec->model_sha256) return 0;
     for (i = 0; i < 32; i++) snprintf(hex + 2 * i, 3, "%02x", engine_info(r->en)->sha256[i]);
     if (strcmp(hex, r->spec->model_sha256) == 0) return 0;
-    return err_set(e, ERR_ENV, "%s:%d:%d: the model file '%s' is not the pinned one\n  pinned  %s\n  found   %s", r->spec->path,
-                   r->spec->model_sha256_at.line, r->spec->model_sha256_at.col, engine_info(r->en)->path, r->spec->model_sha256,
-                   hex);
+    return err_set(e, ERR_ENV, "%s: the model file '%s' is not the pinned one\n  pinned  %s\n  found   %s",
+                   place(r, r->spec->model_sha256_at), engine_info(r->en)->path, r->spec->model_sha256, hex);
 }
 
 /* The spec's own template must be right also when no prompt is a chat: it stands there to be used. */
@@ -63,8 +72,8 @@ static int open_model(struct run *r, err *e)
     int rc = -1;
     if (access(path, R_OK) != 0) {
         err_set(e, ERR_ENV,
-                "%s:%d:%d: no model at '%s'\n  ci/fetch-model fetches the default model; $KVRUN_MODELS says where models are",
-                r->spec->path, r->spec->model_at.line, r->spec->model_at.col, path);
+                "%s: no model at '%s'\n  ci/fetch-model fetches the default model; $KVRUN_MODELS says where models are",
+                place(r, r->spec->model_at), path);
         goto out;
     }
     eo.path = path;
@@ -88,7 +97,7 @@ int run_open(struct run *r, const struct options *o, err *e)
     memset(r, 0, sizeof *r);
     r->o = o;
     r->mem = arena_new();
-    if (spec_load(&r->spec, o->args[0], &r->diag, e)) return fail(r, e);
+    if (spec_load_set(&r->spec, o->args[0], o->sets.v, o->sets.n, &r->diag, e)) return fail(r, e);
     r->spec->db = r->db = o->db ? o->db : r->spec->db ? r->spec->db : "results.db"; /* stored donors are looked for there */
     if (open_model(r, e)) return fail(r, e);
     if (bind_prompts(r->spec, r->en, r->mem, r->diag, &r->prompts, e)) return fail(r, e);

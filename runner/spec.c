@@ -225,11 +225,15 @@ static bool is_in_flight(const char *when)
 static bool on_finished_cache(const struct spec_own *o, const struct node *op)
 {
     const struct node *when = op->kind == NODE_MAP ? node_get(op, "when") : NULL;
-    int axis = when && when->kind == NODE_SCALAR && when->text[0] == '$' ? names_find(&o->axes, when->text + 1) : -1;
-    if (axis < 0) return !when || (when->kind == NODE_SCALAR && !is_in_flight(when->text));
-    for (int i = 0; i < o->s.axes[axis].n; i++)
-        if (!is_in_flight(o->s.axes[axis].values[i]->text)) return true;
-    return o->s.axes[axis].n == 0;
+    struct node **texts;
+    int n, axis, member;
+    if (!when) return true;
+    if (when->kind != NODE_SCALAR) return false;
+    if (!spec_axis_find(o, when->text, &axis, &member)) return !is_in_flight(when->text);
+    texts = spec_axis_texts(o, when->text, &n);
+    for (int i = 0; texts && i < n; i++)
+        if (!is_in_flight(texts[i]->text)) return true;
+    return n == 0;
 }
 
 /* An edit of a finished cache needs `after_edit`, controls need an edit. */
@@ -278,6 +282,8 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
                         NEEDED("prompts", "prompts: [{ name: hello, text: \"Hello\" }]"),
                         MAY("axes"),
                         NEEDED("conditions", "conditions: [{ name: baseline }]"),
+                        MAY("exclude"),
+                        MAY("include"),
                         MAY("controls"),
                         MAY("controls_for"),
                         MAY("decode"),
@@ -288,8 +294,6 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
                         LATER("report"),
                         LATER("files"),
                         LATER("datasets"),
-                        LATER("include"),
-                        LATER("exclude"),
                         {0}};
     struct spec *s = &o->s;
     const struct node *v;
@@ -305,9 +309,12 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
     s->title = s->experiment;
     if ((v = spec_field(f, "title"))) spec_text(r, v, "title", &s->title);
     if ((v = spec_field(f, "model"))) read_model(r, s, v);
-    if ((v = spec_field(f, "prompts"))) spec_prompts(r, o, v);
     if ((v = spec_field(f, "axes"))) spec_axes(r, o, v);
+    if ((v = spec_field(f, "prompts"))) spec_prompts(r, o, v);
+    spec_axis_positions(r, o);
     if ((v = spec_field(f, "conditions"))) spec_conditions(r, o, v);
+    if ((v = spec_field(f, "exclude"))) spec_excludes(r, o, v);
+    if ((v = spec_field(f, "include"))) spec_includes(r, o, v);
     if (spec_field(f, "controls") || spec_field(f, "controls_for"))
         spec_controls(r, s, spec_field(f, "controls"), spec_field(f, "controls_for"));
     if ((v = spec_field(f, "decode"))) read_decode(r, s, v);
@@ -318,7 +325,21 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
     spec_try_ops(r, o);
 }
 
+static void keep_sets(struct spec *s, const char *const *sets, int n)
+{
+    const char **copies = arena_array(s->mem, (size_t)n, sizeof *copies);
+    for (int i = 0; i < n; i++) copies[i] = arena_strdup(s->mem, sets[i]);
+    s->sets = copies;
+    s->n_sets = n;
+}
+
 int spec_parse(struct spec **out, const char *path, const char *text, size_t n, struct diag **diags)
+{
+    return spec_parse_set(out, path, text, n, NULL, 0, diags);
+}
+
+int spec_parse_set(struct spec **out, const char *path, const char *text, size_t n, const char *const *sets, int n_sets,
+                   struct diag **diags)
 {
     arena *mem = arena_new();
     struct spec_own *o = arena_alloc(mem, sizeof *o);
@@ -340,7 +361,9 @@ int spec_parse(struct spec **out, const char *path, const char *text, size_t n, 
     o->s.source = arena_strndup(mem, text, n);
     o->s.source_len = n;
     SHA256((const unsigned char *)o->s.source, n, o->s.sha256);
+    keep_sets(&o->s, sets, n_sets);
     root = node_parse(o->s.source, n, mem, d);
+    if (root) root = spec_set(&r, root, sets, n_sets);
     if (root) read_root(&r, o, root);
     if (!root || diag_errors(d)) {
         arena_free(mem);
@@ -352,6 +375,11 @@ int spec_parse(struct spec **out, const char *path, const char *text, size_t n, 
 
 int spec_load(struct spec **out, const char *path, struct diag **diags, err *e)
 {
+    return spec_load_set(out, path, NULL, 0, diags, e);
+}
+
+int spec_load_set(struct spec **out, const char *path, const char *const *sets, int n_sets, struct diag **diags, err *e)
+{
     FILE *f = fopen(path, "rb");
     char *text;
     size_t n;
@@ -362,7 +390,7 @@ int spec_load(struct spec **out, const char *path, struct diag **diags, err *e)
     n = fread(text, 1, FILE_MAX + 1, f);
     result = ferror(f) ? err_set(e, ERR_INPUT, "cannot read '%s': %s", path, strerror(errno)) : 0;
     fclose(f);
-    if (!result) result = spec_parse(out, path, text, n, diags);
+    if (!result) result = spec_parse_set(out, path, text, n, sets, n_sets, diags);
     free(text);
     return result;
 }

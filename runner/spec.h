@@ -16,9 +16,11 @@
 
 /* ---- small values ---- */
 
-/* Whole numbers as written: singles, inclusive ranges "a..b", negatives counting from the end; or all. */
+/* Whole numbers as written: singles, inclusive ranges "a..b", negatives counting from the end; or all; or so many around a
+   centre, as far as there are. */
 struct ranges {
     bool all;
+    int window; /* how many, r[0] is the centre; 0: no window */
     int n;
     struct range {
         int first, last;
@@ -191,15 +193,25 @@ struct op {
 
 /* ---- axes and conditions ---- */
 
-enum axis_kind { AXIS_LIST, AXIS_LAYERS };
+/* What the values of an axis are. Those of a list, of a numeric range (written out as a list) and of a zip are known here;
+   layers and windows of them need the model; positions need the prompt too, and may be others in each. */
+enum axis_kind { AXIS_LIST, AXIS_LAYERS, AXIS_WINDOWS, AXIS_POSITIONS, AXIS_ZIP };
 
 struct axis {
     const char *name;
     struct mark at;
     enum axis_kind kind;
-    struct node **values; /* (n) AXIS_LIST: scalars */
+    struct node **values; /* (n) AXIS_LIST: scalars; AXIS_ZIP: the names that labels show */
     int n;
-    struct ranges layers; /* AXIS_LAYERS: resolved with the model's number of layers */
+    struct axis_member {         /* one list of a zip; `$axis.name` stands for its value */
+        const char *name, *full; /* full: "axis.name" */
+        struct mark at;
+        struct node **values; /* (n) */
+    } * members;              /* (n_members) AXIS_ZIP */
+    int n_members;
+    struct ranges layers; /* AXIS_LAYERS: the values; AXIS_WINDOWS: their centres */
+    int size;             /* AXIS_WINDOWS: layers of a window that the model's ends do not cut */
+    struct select select; /* AXIS_POSITIONS */
 };
 
 struct condition {
@@ -215,6 +227,26 @@ struct axis_value {
     int axis;         /* index into spec->axes */
     const char *text; /* what `$axis` stands for, and what the label says */
     struct mark at;   /* of the value in the spec */
+    int choice;       /* AXIS_ZIP: index of the value, the same in every member */
+    bool has_number;
+    double number; /* what the value counts as on a scale: a window by its centre */
+};
+
+/* Which combinations of axis values a rule of `exclude` or an item of `include` speaks of. */
+struct sweep_key {
+    int axis, member;     /* member: index of a zip's list, or -1: the axis itself */
+    struct node **values; /* (n) any of them */
+    int n;
+    struct mark at; /* of the key */
+};
+struct sweep {
+    int *conditions, *prompts; /* (n_*) indices; NULL: all */
+    int n_conditions, n_prompts;
+    struct sweep_key *keys; /* (n_keys) all must hold; a job without one of the axes is not meant */
+    int n_keys;
+    const char *why; /* exclude */
+    struct mark at;
+    int width;
 };
 
 /* ---- the rest ---- */
@@ -274,7 +306,9 @@ struct spec {
     arena *mem;
     const char *path, *source; /* source: the bytes of the file */
     size_t source_len;
-    uint8_t sha256[32];             /* of the source */
+    uint8_t sha256[32];      /* of the source */
+    const char *const *sets; /* (n_sets) path=value of the command line, put in over the file; copies */
+    int n_sets;
     const char *experiment, *title; /* title: the experiment's name when it has none */
     struct mark experiment_at;
 
@@ -293,6 +327,8 @@ struct spec {
     int n_axes;
     struct condition *conditions; /* (n_conditions) */
     int n_conditions;
+    struct sweep *excludes, *includes; /* (n_*) in their order in the file */
+    int n_excludes, n_includes;
     bool control_noop, control_self_transplant, control_non_needle, control_absent;
     int non_needle_seed;
     int *controls_for; /* (n_controls_for) indices of conditions that have controls of their own; else each prompt has them */
@@ -312,13 +348,25 @@ struct spec {
 /* *out only on success. Fails with e set when the file cannot be read (ERR_INPUT); with e empty and *diags filled when the
    spec is wrong. *diags is set whenever the file could be read (warnings); the caller frees it. */
 int spec_load(struct spec **out, const char *path, struct diag **diags, err *e);
+/* The same with values of the command line in the place of the file's: "decode.max_tokens=20" (n_sets). */
+int spec_load_set(struct spec **out, const char *path, const char *const *sets, int n_sets, struct diag **diags, err *e);
 /* The same from bytes; for tests and fuzzing. */
 int spec_parse(struct spec **out, const char *path, const char *text, size_t n, struct diag **diags);
+int spec_parse_set(struct spec **out, const char *path, const char *text, size_t n, const char *const *sets, int n_sets,
+                   struct diag **diags);
 void spec_free(struct spec *s); /* NULL is fine */
 
 /* Reads the operations of a condition with `values` (n_values) put in for $axis. *ops (n_ops) lives in mem. -1: d tells. */
 int spec_ops(const struct spec *s, const struct condition *c, const struct axis_value *values, int n_values, arena *mem,
              struct diag *d, struct op **ops, int *n_ops);
+
+/* How many values are known before the model is, at least 1: where none is, a "0" stands for them. */
+int spec_axis_count(const struct axis *a);
+struct axis_value spec_axis_value(const struct spec *s, int axis, int i);
+/* Whether a value of a zip is the one that is written: by its name, or by its value in the first list. */
+bool spec_zip_means(const struct axis *a, int choice, const char *written);
+/* Whether a value is what is written: the same text, or the same number. */
+bool spec_same_value(const char *value, const char *written);
 
 /* The file the spec means, decisions.md 5: $KVRUN_MODELS, else models/ beside the spec's parent folder, else models/ in the
    current folder. Caller frees. The file need not exist. */

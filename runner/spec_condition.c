@@ -1,65 +1,13 @@
-/* spec_condition.c: axes and conditions, and a trial reading of all operations so that their errors show at load. */
+/* spec_condition.c: conditions, and a trial reading of all operations so that their errors show at load. */
 #include "spec_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    AXES_MAX = 64,
     TRIES_MAX = 4096,    /* combinations of axis values tried per condition */
     NODES_TRIED = 500000 /* nodes read in all trials together: a hostile file may not buy hours with a few bytes */
 };
-
-/* ---- axes ---- */
-
-static void read_axis(struct reader *r, const struct node *k, const struct node *v, struct axis *a)
-{
-    struct field f[] = {MAY("layers"), LATER("zip"), LATER("from"), LATER("to"), LATER("step"), {0}};
-    struct names values = {0};
-    const char *text = NULL;
-    a->at = k->at;
-    if (v->kind == NODE_MAP) {
-        a->kind = AXIS_LAYERS;
-        if (!spec_map(r, v, "an axis", f)) return;
-        if (spec_field(f, "layers"))
-            spec_ranges(r, spec_field(f, "layers"), "layers", true, &a->layers);
-        else if (v->n == 0)
-            spec_wrong(r, v, "E202", "an axis needs values: [a, b] or { layers: all }");
-        return;
-    }
-    if (!spec_list(r, v, "an axis")) return;
-    a->values = arena_array(r->mem, (size_t)v->n, sizeof *a->values);
-    for (int i = 0; i < v->n; i++) {
-        if (!spec_text(r, v->items[i], a->name, &text)) continue;
-        names_add(&values, text, i, v->items[i]);
-        a->values[a->n++] = v->items[i];
-    }
-    names_sort(&values, r, "value");
-}
-
-void spec_axes(struct reader *r, struct spec_own *o, const struct node *v)
-{
-    static const char *const reserved[] = {"label", "job", "text", "prompt", "condition", "attempt_id", NULL};
-    if (v->kind != NODE_MAP || v->n == 0) {
-        spec_wrong(r, v, "E203", "axes: a map of names and values is wanted, this is %s",
-                   v->kind == NODE_MAP ? "empty" : spec_shown(r, v));
-        spec_help(r, "help: axes: { tensor: [kv, k, v], layer: { layers: all } }");
-        return;
-    }
-    if (v->n > AXES_MAX) {
-        spec_wrong(r, v, "E212", "%d axes are more than %d", v->n, AXES_MAX);
-        return;
-    }
-    o->s.axes = arena_array(r->mem, (size_t)v->n, sizeof *o->s.axes);
-    for (int i = 0; i < v->n; i++) {
-        struct axis *a = &o->s.axes[o->s.n_axes++];
-        a->name = "";
-        spec_name(r, v->keys[i], "axis", false, reserved, &a->name);
-        names_add(&o->axes, a->name, i, v->keys[i]);
-        read_axis(r, v->keys[i], v->items[i], a);
-    }
-    names_sort(&o->axes, r, NULL);
-}
 
 /* ---- conditions ---- */
 
@@ -156,16 +104,12 @@ static int count_nodes(const struct node *v)
     return n;
 }
 
-/* The next combination, last axis fastest. False after the last one. A layers axis is not known yet: "0" stands for it. */
+/* The next combination, last axis fastest. False after the last one. */
 static bool next_values(const struct spec *s, const struct condition *c, int *at, struct axis_value *values)
 {
     for (int k = c->n_over - 1; k >= 0; k--) {
-        const struct axis *a = &s->axes[c->over[k]];
-        at[k] = at[k] + 1 < a->n ? at[k] + 1 : 0;
-        if (a->kind == AXIS_LIST && a->n) {
-            values[k].text = a->values[at[k]]->text;
-            values[k].at = a->values[at[k]]->at;
-        }
+        at[k] = at[k] + 1 < spec_axis_count(&s->axes[c->over[k]]) ? at[k] + 1 : 0;
+        values[k] = spec_axis_value(s, c->over[k], at[k]);
         if (at[k] > 0) return true;
     }
     return false;
@@ -179,11 +123,7 @@ static void try_condition(struct reader *r, const struct spec *s, const struct c
     struct op *ops;
     t.mem = arena_new();
     t.condition = c;
-    for (int k = 0; k < c->n_over; k++) {
-        const struct axis *a = &s->axes[c->over[k]];
-        values[k] = (struct axis_value){c->over[k], "0", a->at};
-        if (a->kind == AXIS_LIST && a->n) values[k] = (struct axis_value){c->over[k], a->values[0]->text, a->values[0]->at};
-    }
+    for (int k = 0; k < c->n_over; k++) values[k] = spec_axis_value(s, c->over[k], 0);
     do {
         spec_put_values(&t, values, c->n_over);
         spec_read_ops(&t, c->apply, &ops, &n);
@@ -194,18 +134,51 @@ static void try_condition(struct reader *r, const struct spec *s, const struct c
     free(at);
 }
 
+/* W109: an axis that nothing uses, and one in the over of a condition that does not use it: its jobs along such an axis are
+   one job with many labels. used: (n_conditions, n_axes). */
+static void warn_idle_axes(struct reader *r, const struct spec_own *o, const bool *used)
+{
+    const struct spec *s = &o->s;
+    bool *ever = mem_array((size_t)s->n_axes, sizeof *ever);
+    for (int i = 0; i < s->n_axes; i++) {
+        ever[i] = o->prompt_uses[i];
+        for (int c = 0; c < s->n_conditions; c++) ever[i] |= used[c * s->n_axes + i];
+        if (!ever[i])
+            spec_warn(r, 109, s->axes[i].at, (int)strlen(s->axes[i].name), "axis '%s' is declared and never used as $%s",
+                      s->axes[i].name, s->axes[i].name);
+    }
+    for (int i = 0; i < s->n_conditions; i++) {
+        const struct condition *c = &s->conditions[i];
+        struct buf b = {0};
+        int n = 0;
+        for (int k = 0; k < c->n_over; k++)
+            if (ever[c->over[k]] && !o->prompt_uses[c->over[k]] && !used[i * s->n_axes + c->over[k]])
+                buf_printf(&b, "%s$%s", n++ ? ", " : "", s->axes[c->over[k]].name);
+        if (n && spec_warn(r, 109, c->at, (int)strlen(c->name), "condition '%s' has %s in over and never uses %s", c->name, b.p,
+                           n > 1 ? "them" : "it"))
+            diag_help(r->d, "its jobs along %s are equal: they run once and have many labels", n > 1 ? "them" : "it");
+        buf_free(&b);
+    }
+    free(ever);
+}
+
 /* Every list of operations that stands in the file is read once, and as many combinations of axis values as there is time for:
    first what the first conditions say. What is not reached shows when the jobs are expanded, still before anything runs. */
 void spec_try_ops(struct reader *r, struct spec_own *o)
 {
     const struct spec *s = &o->s;
-    bool *used = mem_array((size_t)s->n_axes, sizeof *used);
+    size_t n = (size_t)s->n_axes;
+    bool *used = mem_array((size_t)s->n_conditions, n * sizeof *used);
     int left = NODES_TRIED;
-    r->axis_used = used;
     for (int i = 0; i < s->n_conditions; i++) {
         const struct condition *c = &s->conditions[i];
         int nodes, tries;
-        if (!c->apply || (left <= 0 && o->inherits[i])) continue;
+        r->axis_used = used + (size_t)i * n;
+        if (!c->apply) continue;
+        if (left <= 0 && o->inherits[i]) {
+            memset(r->axis_used, 1, n); /* nobody knows */
+            continue;
+        }
         nodes = left > 0 ? count_nodes(c->apply) : 1;
         tries = left / nodes < TRIES_MAX ? left / nodes : TRIES_MAX;
         if (tries < 1) tries = 1;
@@ -213,9 +186,6 @@ void spec_try_ops(struct reader *r, struct spec_own *o)
         left = left > tries * nodes ? left - tries * nodes : 0;
     }
     r->axis_used = NULL;
-    for (int i = 0; i < s->n_axes && !diag_errors(r->d); i++)
-        if (!used[i])
-            spec_warn(r, 109, s->axes[i].at, (int)strlen(s->axes[i].name), "axis '%s' is declared and never used as $%s",
-                      s->axes[i].name, s->axes[i].name);
+    if (!diag_errors(r->d)) warn_idle_axes(r, o, used);
     free(used);
 }

@@ -123,8 +123,7 @@ static void read_donor(struct reader *r, const struct node *v, const char *name,
 
 void spec_fixed_places(struct reader *r, const struct node *v, const struct select *sel)
 {
-    if (!v || (sel->kind != SELECT_GEN && sel->kind != SELECT_SCORE)) return;
-    spec_wrong(r, v, "E229", "%s goes with the `at` of an operation alone", sel->kind == SELECT_GEN ? "gen" : "a score");
+    if (v) spec_select_when(r, v, sel, false);
 }
 
 void spec_donor(struct reader *r, const struct node *v, struct donor *d)

@@ -26,10 +26,13 @@ struct names {
 struct spec_own {
     struct spec s; /* first: a struct spec * is a struct spec_own * */
     struct names prompts, axes, conditions, slots;
-    int first_plain;    /* index of the first condition without edits, or -1 */
-    int unpaired;       /* index of the first prompt without an `other`, or -1 */
-    bool prompts_wrong; /* slots and names of prompts cannot be trusted: say nothing that follows from them */
-    bool *inherits;     /* (n_conditions) its apply is another condition's */
+    struct names members;         /* of zips, "axis.member": index ZIP_MEMBERS * axis + member */
+    const struct node **at_nodes; /* (n_axes) AXIS_POSITIONS: the selector as written */
+    bool *prompt_uses;            /* (n_axes) prompts depend on it: a condition may be over it without naming it */
+    int first_plain;              /* index of the first condition without edits, or -1 */
+    int unpaired;                 /* index of the first prompt without an `other`, or -1 */
+    bool prompts_wrong;           /* slots and names of prompts cannot be trusted: say nothing that follows from them */
+    bool *inherits;               /* (n_conditions) its apply is another condition's */
 };
 
 struct reader {
@@ -41,8 +44,11 @@ struct reader {
     /* while operations are read: */
     const struct condition *condition;
     const struct axis_value *values; /* (n_values) */
-    struct node *puts;               /* (n_values) the values as nodes */
-    struct mark *put_at;             /* (n_values) where `$axis` stood last */
+    struct put {
+        struct node value;
+        const struct node *node;  /* what was put in last: the value, or a member's of a zip */
+        const struct node *where; /* the `$axis` it was put in for */
+    } * puts;                     /* (n_values) */
     int n_values;
     bool *axis_used; /* (n_axes) or NULL: which axes a `$axis` named */
 };
@@ -70,6 +76,7 @@ struct field {
 
 void spec_wrong(struct reader *r, const struct node *v, const char *code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+void spec_where(const struct reader *r, struct mark at, struct buf *out);
 void spec_help(struct reader *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 const char *spec_shown(struct reader *r, const struct node *v); /* 'text', cut when long, or "a list" */
 bool spec_quiet(const struct reader *r);                        /* no more errors are kept: spare the work for texts */
@@ -108,23 +115,39 @@ int spec_find(struct reader *r, const struct node *v, const char *name, const st
 /* ---- the sections ---- */
 
 void spec_prompts(struct reader *r, struct spec_own *o, const struct node *v);    /* spec_prompt.c */
-void spec_axes(struct reader *r, struct spec_own *o, const struct node *v);       /* spec_condition.c */
+void spec_axes(struct reader *r, struct spec_own *o, const struct node *v);       /* spec_axis.c */
+void spec_axis_positions(struct reader *r, struct spec_own *o);                   /* spec_axis.c: prompts are known */
 void spec_conditions(struct reader *r, struct spec_own *o, const struct node *v); /* spec_condition.c */
 void spec_try_ops(struct reader *r, struct spec_own *o);                          /* spec_condition.c */
 void spec_captures(struct reader *r, struct spec *s, const struct node *v);       /* spec_measure.c */
 void spec_metrics(struct reader *r, struct spec *s, const struct node *v);        /* spec_measure.c */
+void spec_excludes(struct reader *r, struct spec_own *o, const struct node *v);   /* spec_sweep.c */
+void spec_includes(struct reader *r, struct spec_own *o, const struct node *v);   /* spec_sweep.c */
 /* A position selector; `only`: index of the one prompt it is for, or -1: all, for the sake of `what`. */
 void spec_select(struct reader *r, const struct node *v, int only, const char *what, struct select *out); /* spec_select.c */
-bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                      /* spec_op.c */
-void spec_controls(struct reader *r, struct spec *s, const struct node *v, const struct node *of);        /* spec_control.c */
-void spec_put_values(struct reader *r, const struct axis_value *values, int n);                           /* spec_op.c */
+/* Says so when sel, written at v, names new tokens where there are none: steps tells whether there are. */
+void spec_select_when(struct reader *r, const struct node *v, const struct select *sel, bool steps); /* spec_select.c */
+bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                 /* spec_op.c */
+void spec_put_values(struct reader *r, const struct axis_value *values, int n);                      /* spec_op.c */
 
+void spec_controls(struct reader *r, struct spec *s, const struct node *v, const struct node *of); /* spec_control.c */
+
+/* The tree with the values of the command line put in; what is wrong with them is said. */
+struct node *spec_set(struct reader *r, struct node *root, const char *const *sets, int n); /* spec_set.c */
+
+/* ---- spec_axis.c: values of axes ---- */
+
+enum { ZIP_MEMBERS = 64 };
+/* The axis that `$axis` or `$axis.member` names; member -1: the axis itself, or (a zip) no list of this name. False: a text. */
+bool spec_axis_find(const struct spec_own *o, const char *dollar, int *axis, int *member);
+/* The scalars that a `$axis` or `$axis.member` may stand for (n); NULL: it is no axis, or they are not known yet. */
+struct node **spec_axis_texts(const struct spec_own *o, const char *dollar, int *n);
 /* ---- spec_donor.c: where values come from ---- */
 
 void spec_donor(struct reader *r, const struct node *v, struct donor *d);              /* from of a transplant */
 void spec_donors(struct reader *r, const struct node *v, struct donor **refs, int *n); /* from of a mean */
 void spec_vector(struct reader *r, const struct node *v, struct op_vector *x);
-/* Places that must be known before anything runs: neither new tokens nor the best of a score. v NULL: not given. */
+/* Places of a prompt: new tokens are none. v NULL: not given. */
 void spec_fixed_places(struct reader *r, const struct node *v, const struct select *sel);
 
 /* ---- spec_lint.c: warnings ---- */

@@ -23,6 +23,7 @@ static int by_name(const void *a, const void *b)
 void names_sort(struct names *x, struct reader *r, const char *what)
 {
     struct name_ref *old = x->v, *first;
+    struct buf where = {0};
     if (x->n == 0) return;
     x->v = arena_array(r->mem, (size_t)x->n, sizeof *x->v);
     memcpy(x->v, old, (size_t)x->n * sizeof *x->v);
@@ -36,9 +37,11 @@ void names_sort(struct names *x, struct reader *r, const char *what)
             continue;
         }
         r->wrong++;
-        diag_add(r->d, DIAG_ERROR, "E214", p->at, p->width, "%s '%s' stands twice (first at %d:%d)", what, p->name,
-                 first->at.line, first->at.col);
+        where.n = 0;
+        spec_where(r, first->at, &where);
+        diag_add(r->d, DIAG_ERROR, "E214", p->at, p->width, "%s '%s' stands twice (first at %s)", what, p->name, where.p);
     }
+    buf_free(&where);
 }
 
 /* Names in v before `name`; with `past`, and those equal to it. */

@@ -260,13 +260,14 @@ static void check_places(struct reader *r, const struct field *f, const struct o
     const struct node *at = spec_field(f, "at");
     bool gen = op->select.kind == SELECT_GEN, given = op->op != EDIT_MEAN || spec_field(f, "over") || spec_field(f, "from");
     if (gen && op->when != WHEN_STEPS) {
-        spec_wrong(r, at, "E229", "gen counts new tokens: it needs when: every_step or when: { steps: \"0..9\" }");
+        spec_select_when(r, at, &op->select, false);
     } else if (gen && (op->op == EDIT_SWAP || (op->op == EDIT_TRANSPLANT && op->donor.select.kind == SELECT_GEN) || !given)) {
         spec_wrong(r, at, "E229", "%s of new tokens has nothing to take values from", kind_of(op)->name);
         spec_help(r, op->op == EDIT_TRANSPLANT ? "help: from: { prompt: NAME, at: { tokens: [7] } }"
                      : op->op == EDIT_MEAN     ? "help: over: { tokens: [1, 2] }"
                                                : "help: transplant takes values of the prompt");
-    } else if (op->select.kind == SELECT_SCORE && (op->op == EDIT_SWAP || op->op == EDIT_TRANSPLANT || !given)) {
+    } else if (op->select.kind == SELECT_SCORE && op->select.score != SCORE_POSITION &&
+               (op->op == EDIT_SWAP || op->op == EDIT_TRANSPLANT || !given)) {
         spec_wrong(r, at, "E229", "a score says only while it runs which places it takes; %s needs them before",
                    kind_of(op)->name);
         spec_help(r, "with a score  zero scale mean (over, from) noise add mask evict quantise knockout noop");
@@ -447,9 +448,8 @@ void spec_put_values(struct reader *r, const struct axis_value *values, int n)
     r->values = values;
     r->n_values = n;
     r->puts = arena_array(r->mem, (size_t)n, sizeof *r->puts);
-    r->put_at = arena_array(r->mem, (size_t)n, sizeof *r->put_at);
     for (int i = 0; i < n; i++) {
-        struct node *v = &r->puts[i];
+        struct node *v = &r->puts[i].value;
         v->kind = NODE_SCALAR;
         v->style = NODE_DOUBLE;
         v->at = values[i].at;

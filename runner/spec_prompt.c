@@ -35,6 +35,7 @@ static struct mark brace_place(struct reader *r, const struct node *v, size_t at
     const char *p = s->source, *end = s->source + s->source_len, *q = v->text;
     struct mark m = {1, 1};
     if (s->source_len >= 3 && !memcmp(p, "\xef\xbb\xbf", 3)) p += 3;
+    if (v->at.line < 0) p = end; /* not in the file */
     while (p < end && (m.line < v->at.line || (m.line == v->at.line && m.col < v->at.col) || q <= v->text + at)) {
         bool newline = *p == '\n' || (*p == '\r' && !(p + 1 < end && p[1] == '\n'));
         if ((m.line > v->at.line || (m.line == v->at.line && m.col >= v->at.col)) && end - p > 1 && p[0] == '{' &&

@@ -13,6 +13,15 @@ bool spec_quiet(const struct reader *r)
     return diag_errors(r->d) >= DIAG_MAX;
 }
 
+/* "9:12", or the argument. */
+void spec_where(const struct reader *r, struct mark at, struct buf *out)
+{
+    if (at.line < 0)
+        diag_where(r->d, at, out);
+    else
+        buf_printf(out, "%d:%d", at.line, at.col);
+}
+
 void spec_wrong(struct reader *r, const struct node *v, const char *code, const char *fmt, ...)
 {
     struct buf b = {0};
@@ -24,9 +33,12 @@ void spec_wrong(struct reader *r, const struct node *v, const char *code, const 
     diag_add(r->d, DIAG_ERROR, code, v->at, v->width, "%s", b.p ? b.p : "");
     buf_free(&b);
     for (int i = 0; i < r->n_values; i++)
-        if (v == &r->puts[i])
-            diag_help(r->d, "put in for $%s at %d:%d", r->o->s.axes[r->values[i].axis].name, r->put_at[i].line,
-                      r->put_at[i].col);
+        if (v == r->puts[i].node) {
+            struct buf where = {0};
+            spec_where(r, r->puts[i].where->at, &where);
+            diag_help(r->d, "put in for %s at %s", r->puts[i].where->text, where.p);
+            buf_free(&where);
+        }
 }
 
 void spec_help(struct reader *r, const char *fmt, ...)
@@ -60,20 +72,38 @@ static const char *did_you_mean(struct reader *r, const struct node *v, const ch
 
 /* ---- $axis ---- */
 
+/* A zip alone stands for no one value. */
+static void name_a_list(struct reader *r, const struct node *v, const struct axis *a)
+{
+    const char *dot = strchr(v->text, '.');
+    struct buf b = {0};
+    for (int i = 0; i < a->n_members; i++) buf_printf(&b, " $%s.%s", a->name, a->members[i].name);
+    if (dot)
+        spec_wrong(r, v, "E241", "zip '%s' has no list '%s'", a->name, dot + 1);
+    else
+        spec_wrong(r, v, "E241", "axis '%s' is a zip: say which of its lists", a->name);
+    if (b.n) spec_help(r, "allowed here:%s", b.p);
+    buf_free(&b);
+}
+
 const struct node *spec_put(struct reader *r, const struct node *v)
 {
-    int axis;
+    const struct axis *a;
+    int axis, member;
     if (!r->condition || v->kind != NODE_SCALAR || v->text[0] != '$') return v;
-    axis = names_find(&r->o->axes, v->text + 1);
-    if (axis < 0) return v;
+    if (!spec_axis_find(r->o, v->text, &axis, &member)) return v;
+    a = &r->o->s.axes[axis];
     if (r->axis_used) r->axis_used[axis] = true;
+    if (a->kind == AXIS_ZIP && member < 0) return name_a_list(r, v, a), NULL;
+    if (a->kind == AXIS_ZIP && a->n == 0) return NULL; /* wrong, which has been said */
     for (int i = 0; i < r->n_values; i++) {
         if (r->values[i].axis != axis) continue;
-        r->put_at[i] = v->at;
-        return &r->puts[i];
+        r->puts[i].where = v;
+        r->puts[i].node = member < 0 ? &r->puts[i].value : a->members[member].values[r->values[i].choice];
+        return r->puts[i].node;
     }
-    spec_wrong(r, v, "E227", "axis '%s' is not in `over` of condition '%s'", v->text + 1, r->condition->name);
-    spec_help(r, "help: over: [%s]", v->text + 1);
+    spec_wrong(r, v, "E227", "axis '%s' is not in `over` of condition '%s'", a->name, r->condition->name);
+    spec_help(r, "help: over: [%s]", a->name);
     return NULL;
 }
 
@@ -389,14 +419,33 @@ static bool one_range(struct reader *r, const struct node *v, const char *name, 
     return true;
 }
 
+/* { window: 10, centre: 15 }: ten layers, five of them below the centre. */
+static bool read_window(struct reader *r, const struct node *v, const char *name, struct ranges *out)
+{
+    enum { MOST = 100000 };
+    struct field f[] = {NEEDED("window", "layers: { window: 10, centre: 15 }"), NEEDED("centre", "centre: 15"), {0}};
+    int wrong = r->wrong;
+    if (!spec_map(r, v, name, f) || r->wrong > wrong) return false;
+    out->n = 1;
+    out->r = arena_array(r->mem, 1, sizeof *out->r);
+    if (!spec_int(r, spec_field(f, "window"), "window", 1, MOST, &out->window)) return false;
+    if (!spec_int(r, spec_field(f, "centre"), "centre", -MOST, MOST, &out->r->first)) return false;
+    out->r->last = out->r->first;
+    out->r->at = spec_field(f, "centre")->at;
+    return true;
+}
+
 bool spec_ranges(struct reader *r, const struct node *v, const char *name, bool all, struct ranges *out)
 {
-    struct field windows[] = {LATER("window"), LATER("centre"), {0}};
     struct ranges x = {.at = v->at, .width = v->width};
     bool ok = true;
     const struct node *put = spec_put(r, v);
     if (!put) return false;
-    if (put->kind == NODE_MAP && put->n && node_get(put, "window")) return spec_map(r, put, name, windows) && false;
+    if (put->kind == NODE_MAP && !strcmp(name, "layers") && node_get(put, "window")) {
+        ok = read_window(r, put, name, &x);
+        if (ok) *out = x;
+        return ok;
+    }
     if (put->kind == NODE_SCALAR && all && !strcmp(put->text, "all")) {
         x.all = true;
         *out = x;

@@ -130,7 +130,8 @@ static void hex_of(const uint8_t *bytes, char out[65])
     for (i = 0; i < 32; i++) snprintf(out + 2 * i, 3, "%02x", bytes[i]);
 }
 
-/* What makes a spec the same spec: its bytes, the model, and the labels and keys of all its jobs. NULL: not UTF-8. */
+/* What makes a spec the same spec: its bytes, what the command line put over them, the model, and the labels and keys of all
+ * its jobs. NULL: not UTF-8. */
 static char *identity_of(const struct run_info *info)
 {
     char source[65], model[65], jobs[65];
@@ -151,6 +152,11 @@ static char *identity_of(const struct run_info *info)
     hex_of(engine_info(info->en)->sha256, model);
     json = json_pack("{s:s, s:s, s:s, s:i, s:s}", "experiment", info->spec->experiment, "source_sha256", source, "model_sha256",
                      model, "n_jobs", info->jobs->n, "jobs_sha256", jobs);
+    if (info->spec->n_sets) {
+        json_t *sets = json_array();
+        for (i = 0; i < info->spec->n_sets; i++) json_array_append_new(sets, json_string(info->spec->sets[i]));
+        json_object_set_new(json, "set", sets);
+    }
     text = json ? json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     json_decref(json);
     return text;
@@ -375,6 +381,27 @@ static int64_t put_job(struct begin *b, const struct job *j, err *e)
     return id < 0 || put_edits(b, id, j, e) ? -1 : id;
 }
 
+/* number: what the value counts as, or NULL: the number it is, if it is one. */
+static int put_factor(struct begin *b, int64_t spec_job, const char *name, const char *text, const double *number, err *e)
+{
+    char *end;
+    double num = number ? *number : strtod(text, &end);
+    bool is_num = number || (*text && !*end && num - num == 0 && strspn(text, "0123456789+-.eE") == strlen(text));
+    return db_run(b->st->db, &b->stmts[BEGIN_FACTOR], e, "INSERT INTO factor VALUES(?,?,?,?)", is_num ? "issd" : "issn",
+                  spec_job, name, text, num);
+}
+
+/* The value of an axis; of a zip also those of its lists, as "axis.list". */
+static int put_factors(struct begin *b, int64_t spec_job, const struct axis_value *v, err *e)
+{
+    const struct axis *a = &b->info->spec->axes[v->axis];
+    int m;
+    if (put_factor(b, spec_job, a->name, v->text, v->has_number ? &v->number : NULL, e)) return -1;
+    for (m = 0; a->kind == AXIS_ZIP && m < a->n_members; m++)
+        if (put_factor(b, spec_job, a->members[m].full, a->members[m].values[v->choice]->text, NULL, e)) return -1;
+    return 0;
+}
+
 static int put_spec_job(struct begin *b, int i, int64_t first, err *e)
 {
     store *st = b->st;
@@ -384,15 +411,8 @@ static int put_spec_job(struct begin *b, int i, int64_t first, err *e)
                first + i, st->spec_id, st->job_ids[i], (int64_t)i, b->spec_prompt_ids[j->prompt], j->condition_name, j->label,
                j->baseline < 0 ? (int64_t)-1 : first + j->baseline))
         return -1;
-    for (k = 0; k < j->n_values; k++) {
-        const struct axis_value *v = &j->values[k];
-        char *end;
-        double num = strtod(v->text, &end);
-        bool is_num = *v->text && !*end && num - num == 0 && strspn(v->text, "0123456789+-.eE") == strlen(v->text);
-        if (db_run(st->db, &b->stmts[BEGIN_FACTOR], e, "INSERT INTO factor VALUES(?,?,?,?)", is_num ? "issd" : "issn",
-                   first + i, b->info->spec->axes[v->axis].name, v->text, num))
-            return -1;
-    }
+    for (k = 0; k < j->n_values; k++)
+        if (put_factors(b, first + i, &j->values[k], e)) return -1;
     return 0;
 }
 

@@ -1,6 +1,7 @@
 /* test_spec.c: specs that are right, specs that are wrong, and bytes that are nothing at all. Run from the repository root.
  *
  * tests/bad_specs/NAME.yaml is wrong (or, named warn_*, doubtful) and NAME.expected is the exact text of what is said about it.
+ * NAME.set, where it is there, holds the values of -s, one a line.
  * UPDATE_EXPECTED=1 in the environment writes the .expected files anew; read the difference before you commit it.
  * Files named bind_* need a model and belong to another test. */
 #include <dirent.h>
@@ -74,6 +75,14 @@ static void print_difference(const char *name, const char *want, const char *got
     }
 }
 
+/* The lines of a text, which is cut into them. */
+static int lines_of(char *text, const char **lines, int max)
+{
+    int n = 0;
+    for (char *line = text ? strtok(text, "\n") : NULL; line && n < max; line = strtok(NULL, "\n")) lines[n++] = line;
+    return n;
+}
+
 /* Whether NAME.yaml is refused (or warned about) in exactly the words of NAME.expected. */
 static bool golden_holds(const char *name)
 {
@@ -81,15 +90,18 @@ static bool golden_holds(const char *name)
     struct spec *s = NULL;
     struct diag *d = NULL;
     struct buf got = {0};
-    size_t n, n_want = 0;
-    char *text, *want;
+    size_t n, n_want = 0, n_set;
+    char *text, *want, *set;
+    const char *sets[32];
     bool ok, warns = !strncmp(name, "warn_", 5);
     int result;
     snprintf(path, sizeof path, FOLDER "%s.yaml", name);
     snprintf(shown, sizeof shown, "%s.yaml", name);
     text = read_file(path, &n);
     assert_non_null(text);
-    result = spec_parse(&s, shown, text, n, &d);
+    snprintf(path, sizeof path, FOLDER "%s.set", name);
+    set = read_file(path, &n_set);
+    result = spec_parse_set(&s, shown, text, n, sets, lines_of(set, sets, 32), &d);
     diag_text(d, &got);
     snprintf(path, sizeof path, FOLDER "%s.expected", name);
     if (getenv("UPDATE_EXPECTED")) {
@@ -107,6 +119,7 @@ static bool golden_holds(const char *name)
     }
     free(text);
     free(want);
+    free(set);
     buf_free(&got);
     diag_free(d);
     spec_free(s);
@@ -195,6 +208,38 @@ static void a_file_over_the_limit_is_refused(void **state)
 }
 
 /* ---- what right specs mean ---- */
+
+static void values_of_the_command_line_stand_over_the_file(void **state)
+{
+    static const char text[] = "kvrun: 1\nexperiment: x\nmodel: { path: m.gguf }\n"
+                               "prompts: [{ name: a, text: &t Hello }, { name: b, text: *t }]\n"
+                               "conditions: [&c { name: one }, { name: two }]\n";
+    static const char *const sets[] = {"decode.max_tokens=20",
+                                       "conditions.0.name=first",
+                                       "conditions.two.name=second",
+                                       "prompts.1.text=\"a=b.c\"",
+                                       "run.db=a.db",
+                                       "run.db=b.db",
+                                       "model={ path: n.gguf, kv: f16 }"};
+    struct spec *s = NULL;
+    struct diag *d = NULL;
+    (void)state;
+    assert_int_equal(spec_parse_set(&s, "x.yaml", text, sizeof text - 1, sets, 7, &d), 0);
+    assert_int_equal(diag_warnings(d), 0);
+    assert_int_equal(s->decode.max_tokens, 20);
+    assert_string_equal(s->conditions[0].name, "first");
+    assert_string_equal(s->conditions[1].name, "second");
+    assert_string_equal(s->prompts[0].text.pieces[0].text, "Hello");
+    assert_string_equal(s->prompts[1].text.pieces[0].text, "a=b.c");
+    assert_string_equal(s->db, "b.db");
+    assert_string_equal(s->model_path, "n.gguf");
+    assert_int_equal(s->kv, KV_F16);
+    assert_string_equal(s->source, text);
+    assert_int_equal(s->n_sets, 7);
+    assert_string_equal(s->sets[6], sets[6]);
+    spec_free(s);
+    diag_free(d);
+}
 
 static void the_needle_spec_loads_without_warnings(void **state)
 {
@@ -652,6 +697,7 @@ int main(void)
         cmocka_unit_test(a_chat_template_is_read_and_the_date_is_a_day),
         cmocka_unit_test(a_file_that_cannot_be_read_is_an_input_error),
         cmocka_unit_test(a_file_over_the_limit_is_refused),
+        cmocka_unit_test(values_of_the_command_line_stand_over_the_file),
         cmocka_unit_test(the_needle_spec_loads_without_warnings),
         cmocka_unit_test(operations_of_the_needle_spec_are_typed),
         cmocka_unit_test(edits_in_flight_and_captures_of_tensors_are_typed),
