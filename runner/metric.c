@@ -17,10 +17,11 @@ struct value {
 
 static struct value mentions(const struct spec *s, const struct metric *m, int prompt, const char *text, size_t n)
 {
-    int who = m->which == WHICH_OWN ? prompt : m->which == WHICH_OTHER ? s->prompts[prompt].other : -1;
+    bool own = prompt < s->n_prompts; /* else it was made by a control */
+    int who = m->which == WHICH_OWN && own ? prompt : m->which == WHICH_OTHER && own ? s->prompts[prompt].other : -1;
     struct value out = {false, 0};
     int i, k;
-    if (m->which == WHICH_OTHER && who < 0) return out;
+    if (m->which != WHICH_ANY && who < 0) return out;
     for (i = 0; i < m->n_words; i++) {
         const struct words *w = &m->words[i];
         if (m->which != WHICH_ANY && (!w->key || strcmp(w->key, s->prompts[who].name))) continue;

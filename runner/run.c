@@ -98,7 +98,7 @@ int run_open(struct run *r, const struct options *o, err *e)
     r->o = o;
     r->mem = arena_new();
     if (spec_load_set(&r->spec, o->args[0], o->sets.v, o->sets.n, &r->diag, e)) return fail(r, e);
-    r->db = o->db ? o->db : r->spec->db ? r->spec->db : "results.db";
+    r->spec->db = r->db = o->db ? o->db : r->spec->db ? r->spec->db : "results.db"; /* stored donors are looked for there */
     if (open_model(r, e)) return fail(r, e);
     if (bind_prompts(r->spec, r->en, r->mem, r->diag, &r->prompts, e)) return fail(r, e);
     if (o->command == COMMAND_TOKENS) return 0;

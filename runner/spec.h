@@ -124,12 +124,24 @@ struct select {
 
 enum op_when { WHEN_FINISHED_CACHE, WHEN_PREFILL, WHEN_STEPS }; /* STEPS: every_step is 0..INT_MAX */
 
-/* A place of a prompt whose unedited values are taken. */
+/* Where an operation takes values from: places of a prompt as it is, or as a condition with edits leaves it; or what an earlier
+   run stored. */
 struct donor {
-    bool other;         /* the prompt is `other` */
-    const char *prompt; /* else its name */
-    struct select select;
+    bool other;                /* the prompt is `other` */
+    const char *prompt;        /* else its name; NULL: the prompt that is edited */
+    int condition;             /* index of the condition whose edits are made there, or -1: none */
+    struct axis_value *values; /* (n_values) of its axes, as given; the job's own values stand for the rest */
+    int n_values;
+    const struct donor_stored *stored; /* NULL: values of this run */
+    struct select select;              /* of a stored one SELECT_TOKENS */
     struct mark at;
+    int width;
+};
+
+/* Captures of a label of a database. */
+struct donor_stored {
+    const char *label, *experiment, *db; /* experiment NULL: the label has only one; db NULL: the database of this run */
+    int moment;                          /* of K and V: one of MOMENT_*; other tensors are those of the pass */
 };
 
 /* What an `add` adds: numbers of a file, or the vector at `from` minus that at `minus`. */
@@ -140,6 +152,14 @@ struct op_vector {
     int width;
 };
 
+/* How two selections of different length are laid side by side; the surplus stays as it is. */
+enum op_align {
+    ALIGN_SAME,  /* they must have one length */
+    ALIGN_LEFT,  /* first to first */
+    ALIGN_RIGHT, /* last to last */
+    ALIGN_MAP,   /* as `map` says, in places within each selection */
+};
+
 struct op {
     enum edit_op op;
     int tensors; /* CACHE_K | CACHE_V, or one of SITE_* */
@@ -147,12 +167,28 @@ struct op {
     struct ranges layers, heads;
     struct select select; /* `at` */
     enum op_when when;
-    float by;                /* scale, add */
-    struct op_vector vector; /* add */
-    struct donor donor;      /* transplant; its select defaults to `at` */
-    bool rerotate;           /* rope: rerotate; rope_given tells that it was written */
+    int first_step, last_step; /* WHEN_STEPS */
+    float by;                  /* scale, add */
+    struct op_vector vector;   /* add */
+    struct donor donor;        /* transplant, or swap's `with`, which is of the same prompt; its select defaults to `at` */
+    enum op_align align;
+    struct op_pair {
+        int to, from;
+    } * map; /* (n_map) ALIGN_MAP */
+    int n_map;
+    bool rerotate; /* rope: rerotate; rope_given tells that it was written */
     bool rope_given;
+    struct donor *refs; /* (n_refs) mean: the places whose mean is taken */
+    int n_refs;
+    float sigma; /* noise */
+    int seed;
+    int bits; /* quantise */
+    bool per_channel;
+    bool compact;          /* evict */
+    struct select queries; /* knockout */
+    bool all_queries;      /* every query at the keys and behind them */
     struct mark at, align_at, layers_at, heads_at;
+    int align_width;
 };
 
 /* ---- axes and conditions ---- */
@@ -223,6 +259,7 @@ struct decode {
     enum after_edit after_edit;
     const char *feed; /* AFTER_FEED: the last words of every prompt, fed as one block behind the edit */
     struct mark feed_at;
+    int feed_width;
     struct mark at;
 };
 
@@ -269,8 +306,8 @@ struct spec {
     arena *mem;
     const char *path, *source; /* source: the bytes of the file */
     size_t source_len;
-    uint8_t sha256[32];             /* of the source */
-    const char *const *sets;        /* (n_sets) path=value of the command line, put in over the file; copies */
+    uint8_t sha256[32];      /* of the source */
+    const char *const *sets; /* (n_sets) path=value of the command line, put in over the file; copies */
     int n_sets;
     const char *experiment, *title; /* title: the experiment's name when it has none */
     struct mark experiment_at;
@@ -292,7 +329,11 @@ struct spec {
     int n_conditions;
     struct sweep *excludes, *includes; /* (n_*) in their order in the file */
     int n_excludes, n_includes;
-    bool control_noop, control_self_transplant;
+    bool control_noop, control_self_transplant, control_non_needle, control_absent;
+    int non_needle_seed;
+    int *controls_for; /* (n_controls_for) indices of conditions that have controls of their own; else each prompt has them */
+    int n_controls_for;
+    struct mark controls_at;
     struct decode decode;
     struct capture *captures; /* (n_captures) */
     int n_captures;

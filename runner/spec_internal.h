@@ -130,6 +130,8 @@ void spec_select_when(struct reader *r, const struct node *v, const struct selec
 bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                 /* spec_op.c */
 void spec_put_values(struct reader *r, const struct axis_value *values, int n);                      /* spec_op.c */
 
+void spec_controls(struct reader *r, struct spec *s, const struct node *v, const struct node *of); /* spec_control.c */
+
 /* The tree with the values of the command line put in; what is wrong with them is said. */
 struct node *spec_set(struct reader *r, struct node *root, const char *const *sets, int n); /* spec_set.c */
 
@@ -140,6 +142,14 @@ enum { ZIP_MEMBERS = 64 };
 bool spec_axis_find(const struct spec_own *o, const char *dollar, int *axis, int *member);
 /* The scalars that a `$axis` or `$axis.member` may stand for (n); NULL: it is no axis, or they are not known yet. */
 struct node **spec_axis_texts(const struct spec_own *o, const char *dollar, int *n);
+/* ---- spec_donor.c: where values come from ---- */
+
+void spec_donor(struct reader *r, const struct node *v, struct donor *d);              /* from of a transplant */
+void spec_donors(struct reader *r, const struct node *v, struct donor **refs, int *n); /* from of a mean */
+void spec_vector(struct reader *r, const struct node *v, struct op_vector *x);
+/* Places of a prompt: new tokens are none. v NULL: not given. */
+void spec_fixed_places(struct reader *r, const struct node *v, const struct select *sel);
+
 /* ---- spec_lint.c: warnings ---- */
 
 bool spec_warn(struct reader *r, int code, struct mark at, int width, const char *fmt, ...)

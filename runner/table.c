@@ -62,6 +62,12 @@ static int read_cell(sqlite3_stmt *find, struct table *t, const char *label, str
     return 0;
 }
 
+/* The column of a job: that of its prompt, or of the prompt that its own was made from. */
+static int column_of(const struct spec *s, const struct jobs *j, const struct job *job)
+{
+    return job->prompt < s->n_prompts ? job->prompt : j->jobs[job->control_of].prompt;
+}
+
 static int fill(struct table *t, const struct spec *s, const struct jobs *j, store *st, bool axes, err *e)
 {
     static const char *const query =
@@ -78,7 +84,7 @@ static int fill(struct table *t, const struct spec *s, const struct jobs *j, sto
         const struct job *job = &j->jobs[i];
         if (!axes && job->n_values) continue;
         row_of(t, row_name(j, job), &row);
-        if (read_cell(find, t, job->label, &t->cells[(size_t)row * s->n_prompts + job->prompt], e)) goto out;
+        if (read_cell(find, t, job->label, &t->cells[(size_t)row * s->n_prompts + column_of(s, j, job)], e)) goto out;
     }
     rc = 0;
 out:
@@ -91,7 +97,8 @@ static int count_rows(const struct spec *s, const struct jobs *j, bool axes)
 {
     int *per = mem_array((size_t)s->n_prompts, sizeof *per), i, most = 0;
     for (i = 0; i < j->n; i++)
-        if ((axes || !j->jobs[i].n_values) && ++per[j->jobs[i].prompt] > most) most = per[j->jobs[i].prompt];
+        if ((axes || !j->jobs[i].n_values) && ++per[column_of(s, j, &j->jobs[i])] > most)
+            most = per[column_of(s, j, &j->jobs[i])];
     free(per);
     return most;
 }
@@ -101,7 +108,7 @@ int table_outcome(const struct spec *s, const struct jobs *j, store *st, const c
     struct table t = {.mem = arena_new()};
     struct outcome o = {.n_columns = s->n_prompts, .width = width_terminal(WIDTH_OF_A_FILE), .colour = use_colour(colour)};
     bool axes = count_rows(s, j, true) <= ROWS_MAX;
-    size_t room = (size_t)s->n_conditions + 2 + (axes ? ROWS_MAX : 0);
+    size_t room = 6 * (size_t)s->n_conditions + 2 + (axes ? ROWS_MAX : 0); /* five controls of each */
     const char **columns = arena_array(t.mem, (size_t)s->n_prompts, sizeof *columns);
     int *groups = arena_array(t.mem, (size_t)s->n_prompts, sizeof *groups), i, rc;
     t.rows = arena_array(t.mem, room, sizeof *t.rows);
