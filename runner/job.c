@@ -148,6 +148,7 @@ static int add_control(struct expand *x, struct jobs *all, int prompt, const str
     *j = (struct job){.condition_name = op == EDIT_NOOP ? "noop" : "self_transplant",
                       .prompt = prompt,
                       .condition = -1,
+                      .control = CONTROL_SAME,
                       .against = -1,
                       .control_of = -1,
                       .n_ops = n};
@@ -219,6 +220,7 @@ static int finish(struct expand *x, struct jobs *all, err *e)
     for (i = 0; i < all->n; i++) {
         struct job *j = &all->jobs[i];
         j->baseline = baseline[j->prompt];
+        if (j->control == CONTROL_SAME) j->against = j->baseline;
         if (map_put(labels, j->label, strlen(j->label), i) >= 0) {
             struct mark at = j->condition >= 0 ? x->s->conditions[j->condition].at : x->s->prompts[j->prompt].at;
             diag_add(x->d, DIAG_ERROR, "E350", at, (int)strlen(j->condition_name), "two jobs would be called '%s'", j->label);
@@ -249,7 +251,7 @@ static int expand_all(struct expand *x, struct jobs *all, err *e)
             if (add_grid(x, all, i, k, values, counts)) rc = -1;
         if (rc == 0 && add_controls(x, all, i, first)) rc = -1;
     }
-    return rc ? -1 : finish(x, all, e);
+    return rc || finish(x, all, e) || job_metrics(x, all) ? -1 : 0;
 }
 
 int job_expand(struct jobs **out, const struct spec *s, const engine *en, struct bound_prompt *prompts, struct diag *d, err *e)

@@ -95,6 +95,17 @@ struct job {
     int same_as;          /* index of the earlier job with this key, or -1 */
 };
 
+/* Tokens that a metric's answers begin with on one prompt; -1: it has none there. b: the second one of a logit_diff. */
+struct job_answer {
+    int a, b;
+};
+
+/* Tokens that the metrics ask for behind a prompt, rising. */
+struct job_asked {
+    const int *ids; /* (n) */
+    int n;
+};
+
 struct jobs {
     arena *mem;
     struct job *jobs; /* (n) */
@@ -102,6 +113,8 @@ struct jobs {
     struct bound_prompt
         *prompts; /* (n_prompts) the spec's, borrowed, then those that controls need: prompts without a needle */
     int n_prompts;
+    struct job_answer *answers; /* (spec's n_metrics, n_prompts) */
+    struct job_asked *asked;    /* (n_prompts); NULL where jobs were made by hand */
 };
 
 /* *out only on success; job_free frees it. -1: d tells, or e. */
@@ -114,6 +127,11 @@ const char *job_tensor_name(int tensors, int layer);
 const char *job_when_name(enum op_when when);
 /* x as the shortest decimal that reads back as the same float: what a key says of `by`. out: 16 bytes are enough. */
 void job_number(float x, char out[16]);
+/* The moment at which the job's stored cache is what it was at `moment`: that one, or its twin where no edit lies between them;
+   0: it is not captured. */
+int job_moment(const struct jobs *all, int job, int moment);
+/* Whether a kv_delta against a condition is of this job. */
+bool job_in_delta(const struct spec *s, const struct metric *m, const struct job *j);
 /* Bytes of f32 that a job's records take. */
 int64_t job_record_bytes(const engine *en, const struct jobs *jobs, const struct job *j);
 

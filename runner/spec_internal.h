@@ -112,7 +112,9 @@ void spec_axes(struct reader *r, struct spec_own *o, const struct node *v);     
 void spec_conditions(struct reader *r, struct spec_own *o, const struct node *v); /* spec_condition.c */
 void spec_try_ops(struct reader *r, struct spec_own *o);                          /* spec_condition.c */
 void spec_captures(struct reader *r, struct spec *s, const struct node *v);       /* spec_measure.c */
-void spec_metrics(struct reader *r, struct spec *s, const struct node *v);        /* spec_measure.c */
+void spec_metrics(struct reader *r, struct spec *s, const struct node *v);        /* spec_metric.c */
+/* The conditions that `of` lists; NULL: none are named. */
+void spec_of(struct reader *r, const struct node *of, int **conditions, int *n); /* spec_measure.c */
 /* A position selector; `only`: index of the one prompt it is for, or -1: all, for the sake of `what`. */
 void spec_select(struct reader *r, const struct node *v, int only, const char *what, struct select *out); /* spec_select.c */
 bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                      /* spec_op.c */
