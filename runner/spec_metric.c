@@ -143,7 +143,7 @@ static void read_answer(struct reader *r, const struct node *v, const char *what
         m->answers = arena_array(r->mem, 1, sizeof *m->answers);
         add_answer(r, v, NULL, m);
     } else {
-        spec_wrong(r, v, "E203", "%s: %s is wanted, this is %s", what, diff ? "two answers" : "an answer",
+        spec_wrong(r, v, "E203", "%s: %s is wanted, this is %s", what, diff ? "a list of two answers" : "an answer",
                    v->kind == NODE_LIST && diff ? "a list of another length" : spec_shown(r, v));
         if (diff)
             spec_help(r, "help: logit_diff: [\" Mary\", \" John\"], or an answer per prompt: { sf: \" San\", ny: \" New\" }");
@@ -291,6 +291,7 @@ static void check_keys(struct reader *r, const struct node *v, const struct kind
 /* The kind's key, or for a metric called by its kind none. NULL: said why. */
 static const struct kind *find_kind(struct reader *r, const struct node *v, const char *name, const struct node **own)
 {
+    static const char *const later[] = {"mahalanobis", "auroc", NULL};
     const struct kind *found = NULL;
     struct buf b = {0};
     *own = NULL;
@@ -307,6 +308,11 @@ static const struct kind *find_kind(struct reader *r, const struct node *v, cons
     for (int i = 0; !found && i < METRIC_KINDS; i++)
         if (kinds[i].bare && !strcmp(name, kinds[i].key)) found = &kinds[i];
     if (found || !node_get(v, "name")) return found;
+    for (int i = 0; later[i]; i++) {
+        if (strcmp(name, later[i])) continue;
+        spec_wrong(r, node_get(v, "name"), "E206", "metric '%s' is not supported yet", name);
+        return NULL;
+    }
     for (int i = 0; i < METRIC_KINDS; i++) buf_printf(&b, " %s", kinds[i].key);
     spec_wrong(r, v, "E202", "metric '%s' does not say what it is", name);
     spec_help(r, "one of these keys is wanted:%s", b.p);
