@@ -134,7 +134,7 @@ static int own_pages(cache *c, const struct edit *ed, err *e)
     for (l = 0; l < ed->n_layers; l++)
         for (i = 0; i < ed->n_at; i++)
             if (!cache_own(c, ed->layers[l], ed->at[i] / PAGE_TOKENS))
-                return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
+                return err_set(e, ERR_MEMORY, "no memory to copy a page of the cache");
     return 0;
 }
 

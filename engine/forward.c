@@ -352,5 +352,5 @@ int forward(engine *en, const struct pass_row *rows, int n, const int *want, int
     k->end();
     if (n_want > 0) k->get(en->s.host_picks, en->s.picks, (size_t)n_want * sizeof *en->s.picks);
     trouble = k->trouble(&memory);
-    return trouble ? err_set(e, memory ? ERR_FAIL : ERR_ENV, "%s: %s", k->name, trouble) : 0;
+    return trouble ? err_set(e, memory ? ERR_MEMORY : ERR_ENV, "%s: %s", k->name, trouble) : 0;
 }
