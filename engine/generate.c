@@ -103,7 +103,11 @@ static int batch_run(engine *en, struct gen_row *rows, int n_rows, const struct 
     struct batch b = {0};
     int i, next, step;
     for (i = 0; i < n_rows; i++) {
-        if (!row_start(&rows[i], o, &next)) continue;
+        if (!row_start(&rows[i], o, &next)) {
+            if (rows[i].stop == GEN_STOP_FAILED && rows[i].error.code == ERR_ENV) /* the device is lost for all of them */
+                return err_set(e, ERR_ENV, "%s", rows[i].error.msg);
+            continue;
+        }
         b.pass[b.n] = (struct pass_row){rows[i].cache, next, rows[i].cache->n};
         b.row[b.n++] = i;
     }
