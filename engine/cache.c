@@ -280,6 +280,7 @@ void cache_read(const cache *c, int layer, int tensor, int first, int n, void *o
     const engine *en = c->en;
     size_t size = (size_t)dtype_block_bytes(en->attn.kv_type), E = (size_t)en->model.E;
     int g, t, run;
+    trouble_hold(en);
     for (g = 0; g < en->model.G; g++)
         for (t = 0; t < n; t += run) {
             int pos = first + t, at = pos % PAGE_TOKENS;
@@ -288,11 +289,13 @@ void cache_read(const cache *c, int layer, int tensor, int first, int n, void *o
             run = PAGE_TOKENS - at < n - t ? PAGE_TOKENS - at : n - t;
             if (n == PAGE_TOKENS && run == n) { /* a whole page lies as `out` wants it: one copy */
                 en->k->get(out, src, page_bytes(en));
-                return;
+                g = en->model.G;
+                break;
             }
             en->k->get((char *)out + ((size_t)g * n + t) * E * size, src + ((size_t)g * PAGE_TOKENS + at) * E * size,
                        (size_t)run * E * size);
         }
+    trouble_let(en);
 }
 
 bool cache_shares(const cache *a, const cache *b, int layer, int pos)

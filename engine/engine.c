@@ -60,6 +60,8 @@ static int choose_kernels(engine *en, const struct engine_opts *o, err *e)
     }
     if (!automatic) return err_set(e, ERR_ENV, "backend %s: %s", o->backend, en->gpu.why);
     en->info.no_gpu = en->gpu.why;
+    en->info.gpu_odd =
+        en->gpu.state == BACKEND_NO_LIBRARY || en->gpu.state == BACKEND_BROKEN || en->gpu.state == BACKEND_REFUSED;
     return choose_cpu(en, o, e);
 }
 
@@ -110,6 +112,8 @@ static void describe(engine *en, const struct engine_opts *o)
     i->path = en->path;
     i->format = en->file ? "gguf" : o->shape ? "made" : "safetensors";
     i->weight_bytes = en->weight_bytes;
+    i->gpu_free = en->gpu.device.memory_free - en->weight_bytes - (int64_t)en->s.bytes;
+    if (!en->gpu.k || i->gpu_free < 0) i->gpu_free = 0;
     i->arch = m->arch;
     i->name = m->name;
     i->kv_dtype = dtype_name(kv_dtypes[o->kv]);
@@ -193,6 +197,7 @@ int engine_open(engine **out, const struct engine_opts *o, err *e)
 {
     engine *en = mem_alloc(sizeof *en);
     pthread_mutex_init(&en->pool_lock, NULL);
+    en->trouble = trouble_new();
     en->path = mem_strdup(o->shape ? o->shape->name : o->path);
     if (engine_load(en, o, e)) {
         err_in(e, "model '%s'", en->path);
@@ -236,6 +241,7 @@ void engine_free(engine *en)
     safetensors_close(en->weights);
     map_release(en->config, en->config_bytes);
     pthread_mutex_destroy(&en->pool_lock);
+    trouble_free(en->trouble);
     free(en->path);
     free(en);
 }

@@ -79,6 +79,8 @@ struct engine_info {
     const char *isa;      /* "avx512", "avx2", "scalar"; of a GPU "sm_90" */
     const char *gpu_name; /* NULL: computes on the CPU */
     const char *no_gpu;   /* why `auto` did not take the GPU; NULL: it did, or was not asked */
+    bool gpu_odd;         /* and that is worth telling: a part of the way to a GPU is there */
+    int64_t gpu_free;     /* bytes of the GPU's memory left for caches; 0: computes on the CPU */
     int64_t weight_bytes; /* in the backend's memory, or mapped */
     const char *kv_dtype; /* "f32", "f16", "bf16" */
     const char *numerics; /* what may change a bit: "n1:cpu:kv-f32" */
@@ -105,6 +107,8 @@ struct engine_info {
 int engine_open(engine **out, const struct engine_opts *o, err *e);
 void engine_free(engine *en);                            /* NULL is fine */
 const struct engine_info *engine_info(const engine *en); /* lives as long as the engine */
+/* Whether the device was lost: ERR_ENV and why. What was read from caches since then means nothing. In any thread. */
+int engine_lost(const engine *en, err *e);
 
 /* ---- text ---- */
 

@@ -40,6 +40,7 @@ struct cache {
    makes and the backend is given, or the other way round. */
 struct scratch {
     int rows;
+    size_t bytes; /* of base */
     void *base, *host;
     float *x, *h, *y;                           /* (rows, D): residual, what a part reads, what it adds */
     float *q, *att;                             /* (rows, H, E) */
@@ -87,6 +88,8 @@ struct tap {
     unsigned sites;
 };
 
+struct trouble; /* what the backend told of failures, see trouble.c */
+
 struct engine {
     gguf *file;           /* one of file and weights */
     safetensors *weights; /* of a folder, with its config.json */
@@ -114,10 +117,20 @@ struct engine {
     char numerics[64];
     char *path;
 
+    struct trouble *trouble;
     pthread_mutex_t pool_lock;
     struct page *pool;
     struct slab *slabs; /* the memory of all pages */
 };
+
+/* ---- trouble.c ---- */
+/* What failed in the backend since this was last asked: ERR_MEMORY once, ERR_ENV from then on. */
+int trouble_take(const engine *en, err *e);
+/* Nobody else uses the device in between; may be nested. Does nothing on the CPU. */
+void trouble_hold(const engine *en);
+void trouble_let(const engine *en);
+struct trouble *trouble_new(void);
+void trouble_free(struct trouble *t); /* NULL is fine */
 
 /* ---- engine.c ---- */
 /* The backend's memory at p is released with the engine. */

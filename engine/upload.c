@@ -150,8 +150,8 @@ int upload(engine *en, err *e)
     struct ranges all = {0};
     struct visit v = {&all, false};
     double bytes = 0, done = 0;
-    const char *why;
-    int i, memory = 0, rc = -1;
+    err why = {0};
+    int i, rc = -1;
     visit_model(&v, &en->model);
     merge(&all);
     for (i = 0; i < all.n; i++) bytes += (double)(all.r[i].to - all.r[i].from);
@@ -163,12 +163,10 @@ int upload(engine *en, err *e)
             err_set(e, ERR_ENV, "no memory for the weights: %.2f of %.2f GiB are on the GPU", gib(done), gib(bytes));
             goto out;
         }
-        if (r->there != r->from) engine_owns(en, r->there);
         done += (double)(r->to - r->from);
     }
-    why = en->k->trouble(&memory);
-    if (why) {
-        err_set(e, ERR_ENV, "copying the weights to the GPU: %s", why);
+    if (trouble_take(en, &why)) {
+        err_set(e, ERR_ENV, "copying the weights to the GPU: %s", why.msg);
         goto out;
     }
     v.move = true;

@@ -9,8 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef const struct kernels *open_fn(int abi, int device, struct cuda_device *about, char *why, size_t n);
-
 /* ---- the driver, by the few functions of libcuda that tell what there is ---- */
 
 struct driver {
@@ -161,7 +159,7 @@ int backend_open(struct backend *b, const char *name, int device)
 {
     const char *file = strcmp(name, "cuda-emu") == 0 ? "libkvrun_cuda_emu.so" : "libkvrun_cuda.so", *path, *message;
     char why[512] = "";
-    open_fn *open;
+    kvrun_cuda_open_fn *open;
     void *lib;
     memset(b, 0, sizeof *b);
     path = locate(b, file);

@@ -22,6 +22,8 @@ enum command {
     COMMAND_HELP = 64,
     COMMAND_VERSION = 128,
     COMMAND_MODEL = 256,
+    COMMAND_DOCTOR = 512,
+    COMMAND_BENCH = 1024,
 };
 
 enum { OPTIONS_ARGS = 3 };
@@ -32,8 +34,8 @@ struct options {
     int n_args;
     bool help;
 
-    const char *db, *isa, *color, *progress;
-    int threads, batch, shuffle; /* shuffle: 0 is the plain order */
+    const char *db, *isa, *backend, *color, *progress;
+    int threads, batch, gpu, shuffle; /* shuffle: 0 is the plain order */
     bool fresh, quiet;
     bool json, jsonl, csv, md;
     int example;
