@@ -26,6 +26,7 @@ enum err_code {
     ERR_NOTHING = 5,   /* nothing to run, nothing found */
     ERR_DISK = 6,      /* disk full or quota */
     ERR_INTERNAL = 70, /* a bug */
+    ERR_MEMORY = 71,   /* memory ran out; fewer rows at once may fit. No exit code: who gives up makes it ERR_FAIL */
 };
 
 typedef struct err {

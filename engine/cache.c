@@ -19,26 +19,59 @@ static size_t page_bytes(const engine *en)
     return cache_page_elements(en) * (size_t)dtype_block_bytes(en->attn.kv_type);
 }
 
-/* A zero page with one reference, or NULL when memory is out. */
-static struct page *page_new(engine *en)
+/* Memory of several pages: a GPU takes as long to give one page as to give a thousand, and stops working meanwhile. */
+struct slab {
+    struct slab *next;
+    void *memory;
+};
+
+/* A slab's pages go to the pool; NULL memory halves their number down to one page. -1: there is none at all. */
+static int slab_new(engine *en)
 {
-    size_t bytes = page_bytes(en), hidden = (size_t)en->model.G * sizeof(uint64_t);
+    size_t bytes = 2 * page_bytes(en), hidden = (size_t)en->model.G * sizeof(uint64_t), i,
+           n = en->gpu.k ? ((size_t)64 << 20) / bytes : (size_t)en->model.n_layer;
+    struct slab *s;
+    char *mem = NULL;
+    for (n = n ? n : 1; n > 0 && !mem; n = mem ? n : n / 2) mem = en->k->alloc(n * bytes);
+    if (!mem) return -1;
+    s = mem_alloc(sizeof *s);
+    s->memory = mem;
+    pthread_mutex_lock(&en->pool_lock);
+    s->next = en->slabs;
+    en->slabs = s;
+    for (i = n; i-- > 0;) {
+        struct page *p = mem_alloc(sizeof *p + hidden);
+        p->kv.k = mem + i * bytes;
+        p->kv.v = mem + i * bytes + bytes / 2;
+        p->clean = true;
+        p->next = en->pool;
+        en->pool = p;
+    }
+    pthread_mutex_unlock(&en->pool_lock);
+    return 0;
+}
+
+static struct page *pool_take(engine *en)
+{
     struct page *p;
-    char *mem;
     pthread_mutex_lock(&en->pool_lock);
     p = en->pool;
     if (p) en->pool = p->next;
     pthread_mutex_unlock(&en->pool_lock);
-    if (p) {
-        en->k->zero(p->kv.k, 2 * bytes);
-        memset(p->hidden_bits, 0, hidden);
-    } else {
-        mem = en->k->alloc(2 * bytes);
-        if (!mem) return NULL;
-        p = mem_alloc(sizeof *p + hidden);
-        p->kv.k = mem;
-        p->kv.v = mem + bytes;
+    return p;
+}
+
+/* A zero page with one reference, or NULL when memory is out. */
+static struct page *page_new(engine *en)
+{
+    struct page *p = pool_take(en);
+    if (!p && slab_new(en) == 0) p = pool_take(en);
+    if (!p) return NULL;
+    if (!p->clean) {
+        en->k->zero(p->kv.k, 2 * page_bytes(en));
+        memset(p->hidden_bits, 0, (size_t)en->model.G * sizeof *p->hidden_bits);
     }
+    p->clean = false;
     p->kv.hidden = NULL;
     p->next = NULL;
     atomic_init(&p->refs, 1);
@@ -57,12 +90,18 @@ static void page_release(engine *en, struct page *p)
 void cache_pool_free(engine *en)
 {
     struct page *p, *next;
+    struct slab *s, *after;
     for (p = en->pool; p; p = next) {
         next = p->next;
-        en->k->release(p->kv.k);
         free(p);
     }
+    for (s = en->slabs; s; s = after) {
+        after = s->next;
+        en->k->release(s->memory);
+        free(s);
+    }
     en->pool = NULL;
+    en->slabs = NULL;
 }
 
 static void cache_room(cache *c, int n_pages)
@@ -77,7 +116,7 @@ static void cache_room(cache *c, int n_pages)
 int cache_new(cache **out, engine *en, err *e)
 {
     cache *c;
-    if (en->model.n_layer == 0) return err_set(e, ERR_INTERNAL, "the engine was opened for its vocabulary only");
+    if (!en->s.base) return err_set(e, ERR_INTERNAL, "the engine was opened to look at the model only");
     c = mem_alloc(sizeof *c);
     c->en = en;
     c->pages = mem_array((size_t)en->model.n_layer, sizeof *c->pages);
@@ -135,7 +174,7 @@ int cache_fork_at(cache **out, cache *c, int n, err *e)
         struct page *p = cache_own(f, l, last);
         if (!p) {
             cache_free(f);
-            return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
+            return err_set(e, ERR_MEMORY, "no memory to copy a page of the cache");
         }
         cache_clear_tail(c->en, p, tail);
     }
@@ -185,7 +224,7 @@ int cache_reserve(cache *c, int more, err *e)
             struct page *p = page_new(c->en);
             if (!p) {
                 while (l-- > 0) page_release(c->en, (struct page *)(void *)c->pages[l][i]);
-                return err_set(e, ERR_FAIL, "no memory for the cache of %d tokens", c->n + more);
+                return err_set(e, ERR_MEMORY, "no memory for the cache of %d tokens", c->n + more);
             }
             c->pages[l][i] = &p->kv;
         }
@@ -193,7 +232,7 @@ int cache_reserve(cache *c, int more, err *e)
     }
     for (i = c->n / PAGE_TOKENS; i < need; i++)
         for (l = 0; l < c->en->model.n_layer; l++)
-            if (!cache_own(c, l, i)) return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
+            if (!cache_own(c, l, i)) return err_set(e, ERR_MEMORY, "no memory to copy a page of the cache");
     return 0;
 }
 
@@ -212,7 +251,7 @@ int cache_renew(cache *c, int layer, int first, err *e)
                 p = cache_own(c, l, i);
                 if (p) cache_clear_tail(c->en, p, all ? 0 : tail);
             }
-            if (!p) return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
+            if (!p) return err_set(e, ERR_MEMORY, "no memory to copy a page of the cache");
         }
     return 0;
 }
@@ -222,15 +261,22 @@ void cache_read(const cache *c, int layer, int tensor, int first, int n, void *o
     const engine *en = c->en;
     size_t size = (size_t)dtype_block_bytes(en->attn.kv_type), E = (size_t)en->model.E;
     int g, t, run;
+    trouble_hold(en);
     for (g = 0; g < en->model.G; g++)
         for (t = 0; t < n; t += run) {
             int pos = first + t, at = pos % PAGE_TOKENS;
             const struct kv_page *p = c->pages[layer][pos / PAGE_TOKENS];
             const char *src = tensor == CACHE_K ? p->k : p->v;
             run = PAGE_TOKENS - at < n - t ? PAGE_TOKENS - at : n - t;
+            if (n == PAGE_TOKENS && run == n) { /* a whole page lies as `out` wants it: one copy */
+                en->k->get(out, src, page_bytes(en));
+                g = en->model.G;
+                break;
+            }
             en->k->get((char *)out + ((size_t)g * n + t) * E * size, src + ((size_t)g * PAGE_TOKENS + at) * E * size,
                        (size_t)run * E * size);
         }
+    trouble_let(en);
 }
 
 bool cache_shares(const cache *a, const cache *b, int layer, int pos)

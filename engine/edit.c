@@ -180,7 +180,7 @@ static int own_pages(cache *c, const struct edit *ed, err *e)
         for (i = 0; i < ed->n_at; i++)
             if (!cache_own(c, ed->layers[l], ed->at[i] / PAGE_TOKENS) ||
                 (ed->op == EDIT_SWAP && !cache_own(c, ed->layers[l], ed->donor_at[i] / PAGE_TOKENS)))
-                return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
+                return err_set(e, ERR_MEMORY, "no memory to copy a page of the cache");
     return 0;
 }
 

@@ -12,7 +12,7 @@
 
 static const enum dtype kv_dtypes[] = {[KV_F32] = DTYPE_F32, [KV_F16] = DTYPE_F16, [KV_BF16] = DTYPE_BF16};
 
-static int choose_kernels(engine *en, const struct engine_opts *o, err *e)
+static int choose_cpu(engine *en, const struct engine_opts *o, err *e)
 {
     static const struct {
         const char *name;
@@ -28,9 +28,41 @@ static int choose_kernels(engine *en, const struct engine_opts *o, err *e)
     }
     en->k = kernels_cpu(isa);
     if (!en->k) return err_set(e, ERR_ENV, "this processor does not have %s", o->isa);
-    en->info.threads = kernels_cpu_threads(o->threads);
     en->info.isa = en->k->name;
     return 0;
+}
+
+static void take_gpu(engine *en, const char *backend)
+{
+    const struct cuda_device *d = &en->gpu.device;
+    en->k = en->gpu.k;
+    en->info.backend = backend;
+    en->info.gpu_name = d->name;
+    snprintf(en->isa, sizeof en->isa, "sm_%d%d", d->cc_major, d->cc_minor);
+    en->info.isa = en->isa;
+}
+
+static int choose_kernels(engine *en, const struct engine_opts *o, err *e)
+{
+    bool automatic = !o->backend || strcmp(o->backend, "auto") == 0,
+         emulated = !automatic && strcmp(o->backend, "cuda-emu") == 0;
+    en->info.threads = kernels_cpu_threads(o->threads);
+    en->info.backend = "cpu";
+    if (!automatic && !emulated && strcmp(o->backend, "cpu") != 0 && strcmp(o->backend, "cuda") != 0)
+        return err_set(e, ERR_INPUT, "backend '%s' is not one of cpu, cuda, cuda-emu, auto", o->backend);
+    /* Nothing is computed, or the instruction set of the CPU is asked for. */
+    if (automatic && (o->isa || o->vocab_only)) return choose_cpu(en, o, e);
+    if (!automatic && strcmp(o->backend, "cpu") == 0) return choose_cpu(en, o, e);
+    if (o->isa) return err_set(e, ERR_INPUT, "an instruction set is the CPU's: it does not go with backend %s", o->backend);
+    if (backend_open(&en->gpu, emulated ? "cuda-emu" : "cuda", o->gpu) == 0) {
+        take_gpu(en, emulated ? "cuda-emu" : "cuda");
+        return 0;
+    }
+    if (!automatic) return err_set(e, ERR_ENV, "backend %s: %s", o->backend, en->gpu.why);
+    en->info.no_gpu = en->gpu.why;
+    en->info.gpu_odd =
+        en->gpu.state == BACKEND_NO_LIBRARY || en->gpu.state == BACKEND_BROKEN || en->gpu.state == BACKEND_REFUSED;
+    return choose_cpu(en, o, e);
 }
 
 static int open_chat(engine *en, const struct engine_opts *o, err *e)
@@ -52,6 +84,17 @@ static int open_chat(engine *en, const struct engine_opts *o, err *e)
     return 0;
 }
 
+/* A made-up model is what it was made from. */
+static void describe_made(engine *en, const struct engine_opts *o)
+{
+    struct buf b = {0};
+    buf_printf(&b, "%s %s %d", o->shape->name, dtype_name(en->model.weight_type), en->model.n_layer);
+    SHA256((const unsigned char *)b.p, b.n, en->info.sha256);
+    buf_free(&b);
+    en->info.file_bytes = en->weight_bytes;
+    en->info.rope_scaling = "none";
+}
+
 static void describe(engine *en, const struct engine_opts *o)
 {
     struct engine_info *i = &en->info;
@@ -61,11 +104,16 @@ static void describe(engine *en, const struct engine_opts *o)
         const void *all = gguf_bytes(en->file, &bytes);
         SHA256(all, bytes, i->sha256);
         i->file_bytes = (int64_t)bytes;
+    } else if (o->shape) {
+        describe_made(en, o);
     } else {
         folder_describe(en);
     }
     i->path = en->path;
-    i->format = en->file ? "gguf" : "safetensors";
+    i->format = en->file ? "gguf" : o->shape ? "made" : "safetensors";
+    i->weight_bytes = en->weight_bytes;
+    i->gpu_free = en->gpu.device.memory_free - en->weight_bytes - (int64_t)en->s.bytes;
+    if (!en->gpu.k || i->gpu_free < 0) i->gpu_free = 0;
     i->arch = m->arch;
     i->name = m->name;
     i->kv_dtype = dtype_name(kv_dtypes[o->kv]);
@@ -87,7 +135,7 @@ static void describe(engine *en, const struct engine_opts *o)
     i->has_chat_template = en->chat != NULL;
     if (en->file)
         info_weights(i, &en->info_own, en->file);
-    else
+    else if (!o->shape)
         info_folder(i, &en->info_own, en->config, en->config_bytes, en->weights);
     if (o->vocab_only) {
         if (en->file) info_metadata(i, &en->info_own, en->file);
@@ -110,23 +158,36 @@ static int open_gguf(engine *en, const struct engine_opts *o, err *e)
     return o->vocab_only ? 0 : model_load(&en->model, en->file, e);
 }
 
+/* Scratch of a pass. A GPU wants more rows at once than a CPU; its emulator does not. */
+static int make_scratch(engine *en, const struct engine_opts *o, err *e)
+{
+    bool gpu = strcmp(en->info.backend, "cuda") == 0;
+    return scratch_init(en, o->max_rows > 0 ? o->max_rows : gpu ? 2048 : 256, e);
+}
+
+static int load_model(engine *en, const struct engine_opts *o, err *e)
+{
+    struct stat st;
+    if (o->shape) return made_model(en, o->shape, o->shape_weights, o->shape_layers, o->look_only, e);
+    if (stat(o->path, &st) == 0 && S_ISDIR(st.st_mode) ? folder_open(en, o, e) : open_gguf(en, o, e)) return -1;
+    if (open_chat(en, o, e)) return -1;
+    return 0;
+}
+
 static int engine_load(engine *en, const struct engine_opts *o, err *e)
 {
-    int rows = o->max_rows > 0 ? o->max_rows : 256;
     const struct model *m = &en->model;
-    struct stat st;
     en->year = o->year;
     en->month = o->month;
     en->day = o->day;
     if (choose_kernels(en, o, e)) return -1;
-    if (stat(o->path, &st) == 0 && S_ISDIR(st.st_mode) ? folder_open(en, o, e) : open_gguf(en, o, e)) return -1;
-    if (open_chat(en, o, e)) return -1;
+    if (load_model(en, o, e)) return -1;
     if (!o->vocab_only) {
         if (en->tok && tokenizer_n_vocab(en->tok) > m->V)
             return err_set(e, ERR_ENV, "the tokenizer has %d tokens, the model's embedding only %d", tokenizer_n_vocab(en->tok),
                            m->V);
         en->attn = (struct attn){.H = m->H, .G = m->G, .E = m->E, .kv_type = kv_dtypes[o->kv], .cap = m->score_cap};
-        if (scratch_init(en, rows, e)) return -1;
+        if (!o->look_only && ((!o->shape && upload(en, e)) || make_scratch(en, o, e))) return -1;
     }
     describe(en, o);
     return 0;
@@ -136,19 +197,40 @@ int engine_open(engine **out, const struct engine_opts *o, err *e)
 {
     engine *en = mem_alloc(sizeof *en);
     pthread_mutex_init(&en->pool_lock, NULL);
-    en->path = mem_strdup(o->path);
+    en->trouble = trouble_new();
+    en->path = mem_strdup(o->shape ? o->shape->name : o->path);
     if (engine_load(en, o, e)) {
+        err_in(e, "model '%s'", en->path);
         engine_free(en);
-        return err_in(e, "model '%s'", o->path);
+        return -1;
     }
     *out = en;
     return 0;
+}
+
+void engine_owns(engine *en, const void *p)
+{
+    if ((en->n_owned & (en->n_owned - 1)) == 0)
+        en->owned = mem_grow(en->owned, en->n_owned ? 2 * (size_t)en->n_owned : 1, sizeof *en->owned);
+    en->owned[en->n_owned++] = p;
+}
+
+static void free_owned(engine *en)
+{
+    int i;
+    for (i = 0; i < en->n_owned; i++) {
+        void *p;
+        memcpy(&p, &en->owned[i], sizeof p); /* nobody but the engine has it */
+        en->k->release(p);
+    }
+    free(en->owned);
 }
 
 void engine_free(engine *en)
 {
     if (!en) return;
     cache_pool_free(en);
+    free_owned(en);
     scratch_free(en);
     watch_free(en);
     chat_free(en->chat);
@@ -159,6 +241,7 @@ void engine_free(engine *en)
     safetensors_close(en->weights);
     map_release(en->config, en->config_bytes);
     pthread_mutex_destroy(&en->pool_lock);
+    trouble_free(en->trouble);
     free(en->path);
     free(en);
 }

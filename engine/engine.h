@@ -38,15 +38,31 @@ typedef struct cache cache;
 enum kv_type { KV_F32, KV_F16, KV_BF16 };
 
 struct engine_opts {
-    const char *path;          /* GGUF file, or Hugging Face folder with config.json and safetensors */
-    const char *isa;           /* NULL: best of this processor; "scalar", "avx2", "avx512" */
+    const char *path;    /* GGUF file, or Hugging Face folder with config.json and safetensors */
+    const char *isa;     /* NULL: best of this processor; "scalar", "avx2", "avx512" */
+    const char *backend; /* "cpu", "cuda", "cuda-emu"; NULL or "auto": cuda where it can be used and isa is NULL, else cpu */
+    int gpu;             /* number of the device, from 0; of cuda alone */
     const char *chat_template; /* NULL: the model's own; else Jinja source */
     int year, month, day;      /* the date strftime_now tells a chat template; 0: 2024-07-26 */
     enum kv_type kv;
     int threads;     /* < 1: one per processor (OMP_NUM_THREADS counts) */
-    int max_rows;    /* rows of one pass; scratch is sized by it once. 0: 256. Results do not depend on it */
+    int max_rows;    /* rows of one pass; scratch is sized by it once. 0: 256, on a GPU 2048. Results do not depend on it */
     bool vocab_only; /* tokenizer and metadata only; no tensors are needed, nothing can be computed */
+    bool look_only;  /* all that engine_info tells; weights stay where they are, nothing can be computed */
+    /* Instead of path: a model with made-up weights of one type (NULL: bf16), for measuring and self-tests. */
+    const struct engine_shape *shape;
+    const char *shape_weights;
+    int shape_layers; /* 0: as many as the shape has */
 };
+
+/* Sizes of a llama model. */
+struct engine_shape {
+    const char *name;
+    int n_layer, D, H, G, E, F, V, n_ctx;
+    double rope_base;
+    bool tied; /* the head is the embedding */
+};
+const struct engine_shape *engine_shape_named(const char *name); /* "llama-3.1-8b", "smollm2-135m", "tiny"; else NULL */
 
 /* The tensors of one type. */
 struct engine_weights {
@@ -60,7 +76,13 @@ struct engine_info {
     const char *weight_dtype;             /* the type most weight bytes have: "q4_1" */
     const struct engine_weights *weights; /* (n_weights) by type, most bytes first; none: the file is a vocabulary alone */
     int n_weights;
-    const char *isa;      /* "avx512", "avx2", "scalar" */
+    const char *backend;  /* "cpu", "cuda", "cuda-emu" */
+    const char *isa;      /* "avx512", "avx2", "scalar"; of a GPU "sm_90" */
+    const char *gpu_name; /* NULL: computes on the CPU */
+    const char *no_gpu;   /* why `auto` did not take the GPU; NULL: it did, or was not asked */
+    bool gpu_odd;         /* and that is worth telling: a part of the way to a GPU is there */
+    int64_t gpu_free;     /* bytes of the GPU's memory left for caches; 0: computes on the CPU */
+    int64_t weight_bytes; /* in the backend's memory, or mapped */
     const char *kv_dtype; /* "f32", "f16", "bf16" */
     const char *numerics; /* what may change a bit: "n1:cpu:kv-f32" */
     int threads;
@@ -86,6 +108,8 @@ struct engine_info {
 int engine_open(engine **out, const struct engine_opts *o, err *e);
 void engine_free(engine *en);                            /* NULL is fine */
 const struct engine_info *engine_info(const engine *en); /* lives as long as the engine */
+/* Whether the device was lost: ERR_ENV and why. What was read from caches since then means nothing. In any thread. */
+int engine_lost(const engine *en, err *e);
 
 /* ---- text ---- */
 

@@ -67,6 +67,7 @@ int scratch_init(engine *en, int rows, err *e)
     s->rows = rows;
     bytes = scratch_layout(s, &en->model, NULL);
     s->base = en->k->alloc(bytes);
+    s->bytes = bytes;
     if (!s->base) return err_set(e, ERR_ENV, "no memory for passes of %d rows (%zu bytes)", rows, bytes);
     scratch_layout(s, &en->model, s->base);
     s->host = mem_alloc(host_layout(s, &en->model, NULL));
@@ -399,13 +400,14 @@ static void all_layers(engine *en, const struct pass_row *rows, int n, const int
 int forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want, err *e)
 {
     const struct kernels *k = en->k;
-    const char *trouble;
-    int memory = 0, plain = !en->tap && n_want == n && rows[n - 1].layer == 0;
+    int rc, plain = !en->tap && n_want == n && rows[n - 1].layer == 0;
+    trouble_hold(en);
     put_rows(en, rows, n);
     /* Plain is a step of decoding: as many logits as rows, in their order. */
     if (!k->begin(&en->s.r, en->model.n_layer, plain)) all_layers(en, rows, n, want, n_want);
     k->end();
     if (n_want > 0) k->get(en->s.host_picks, en->s.picks, (size_t)n_want * sizeof *en->s.picks);
-    trouble = k->trouble(&memory);
-    return trouble ? err_set(e, memory ? ERR_FAIL : ERR_ENV, "%s: %s", k->name, trouble) : 0;
+    rc = trouble_take(en, e);
+    trouble_let(en);
+    return rc;
 }

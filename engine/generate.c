@@ -87,8 +87,11 @@ static int batch_start(engine *en, struct gen_row *rows, int n_rows, const struc
         }
     }
     rc = feed_all(en, feeds, n, true, e);
-    for (i = 0; i < n; i++)
-        if (feeds[i].error.code) row_fail(&rows[fed[i]], &feeds[i].error);
+    for (i = 0; i < n; i++) {
+        if (!feeds[i].error.code) continue;
+        if (feeds[i].error.code == ERR_ENV) rc = err_set(e, ERR_ENV, "%s", feeds[i].error.msg); /* the device is lost for all */
+        row_fail(&rows[fed[i]], &feeds[i].error);
+    }
     for (i = 0; !rc && i < n_rows; i++) {
         struct gen_row *r = &rows[i];
         err why = {0};

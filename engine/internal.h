@@ -6,7 +6,7 @@
 #ifndef ENGINE_INTERNAL_H
 #define ENGINE_INTERNAL_H
 
-#include "../kernels/kernels.h"
+#include "../kernels/backend.h"
 #include "chat.h"
 #include "engine.h"
 #include "info.h"
@@ -25,6 +25,7 @@ struct page {
     struct kv_page kv;
     atomic_int refs;
     struct page *next;      /* in the pool */
+    bool clean;             /* in the pool, and zero as it came from the backend */
     uint64_t hidden_bits[]; /* (G) storage of kv.hidden, which stays NULL until something is hidden */
 };
 
@@ -42,6 +43,7 @@ struct cache {
    makes and the backend is given, or the other way round. */
 struct scratch {
     int rows;
+    size_t bytes; /* of base */
     void *base, *host;
     float *x, *h, *y;                           /* (rows, D): residual, what a part reads, what it adds */
     float *q, *att;                             /* (rows, H, E) */
@@ -101,6 +103,8 @@ struct tap {
     const uint64_t *const *(*blocked)(void *arg, int layer, int n);
 };
 
+struct trouble; /* what the backend told of failures, see trouble.c */
+
 struct engine {
     gguf *file;           /* one of file and weights */
     safetensors *weights; /* of a folder, with its config.json */
@@ -113,6 +117,11 @@ struct engine {
     err chat_error;       /* why the template could not be compiled */
     int year, month, day; /* for the template */
     const struct kernels *k;
+    struct backend gpu; /* .k is NULL on the CPU */
+    const void **owned; /* (n_owned) weights in the backend's memory */
+    int n_owned;
+    int64_t weight_bytes;
+    char isa[16];
     struct attn attn; /* without what differs between layers */
     struct scratch s;
     const struct tap *tap; /* NULL: none */
@@ -124,9 +133,34 @@ struct engine {
     char numerics[64];
     char *path;
 
+    struct trouble *trouble;
     pthread_mutex_t pool_lock;
     struct page *pool;
+    struct slab *slabs; /* the memory of all pages */
 };
+
+/* ---- trouble.c ---- */
+/* What failed in the backend since this was last asked: ERR_MEMORY once, ERR_ENV from then on. */
+int trouble_take(const engine *en, err *e);
+/* Nobody else uses the device in between; may be nested. Does nothing on the CPU. */
+void trouble_hold(const engine *en);
+void trouble_let(const engine *en);
+struct trouble *trouble_new(void);
+void trouble_free(struct trouble *t); /* NULL is fine */
+
+/* ---- engine.c ---- */
+/* The backend's memory at p is released with the engine. */
+void engine_owns(engine *en, const void *p);
+
+/* ---- upload.c, made.c ---- */
+/* Moves the loaded model to where the backend computes. */
+int upload(engine *en, err *e);
+/* Makes a model up instead of loading one; with look_only its sizes alone. */
+int made_model(engine *en, const struct engine_shape *s, const char *weights, int layers, bool look_only, err *e);
+
+/* ---- machine.c ---- */
+/* Bytes of this machine's memory that are not taken; 0: not known. */
+double mem_available(void);
 
 /* ---- folder.c: Hugging Face folders ---- */
 /* Opens config.json, the weights (not with vocab_only), the tokenizer and chat template where there are any. */
@@ -207,7 +241,7 @@ int scratch_init(engine *en, int rows, err *e);
 void scratch_free(engine *en);
 /* Runs the layers over n rows, n <= scratch rows. Rows of one cache come together with rising positions, those with a lower
    first layer first. For the n_want rows whose indices are in `want` (rising, n_want <= LOGIT_ROWS), the greedy picks go to the
-   scratch's host_picks. Fails when the backend does, with ERR_ENV, or ERR_FAIL for want of memory. */
+   scratch's host_picks. Fails when the backend does, with ERR_ENV, or ERR_MEMORY. */
 int forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want, err *e);
 /* From now on passes call t, which must outlive that; NULL ends it. A pass with a tap gives the bits of one without. */
 void forward_tap(engine *en, const struct tap *t);

@@ -48,6 +48,7 @@ const struct environment *environment_get(const engine *en)
     env.os = os;
     env.cpu = cpu;
     env.ram_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    env.gpu_name = engine_info(en)->gpu_name;
     env.isa = engine_info(en)->isa;
     env.threads = engine_info(en)->threads;
     env.version = BUILD_VERSION;

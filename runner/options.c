@@ -79,6 +79,10 @@ static const struct option_row rows[] = {
      "jobs decoded together; default: by memory. No result depends on it"},
     {"isa", "NAME", 0, KIND_TEXT, AT(isa), COMMAND_RUN, 0,
      "scalar, avx2 or avx512; default: the best. No result depends on it"},
+    {"backend", "NAME", 0, KIND_TEXT, AT(backend), COMMAND_RUN | COMMAND_PLAN | COMMAND_BENCH, 0,
+     "cpu, cuda, cuda-emu (a GPU's code on the CPU, slow) or auto; default: auto"},
+    {"gpu", "N", 0, KIND_INT, AT(gpu), COMMAND_RUN | COMMAND_PLAN | COMMAND_BENCH | COMMAND_DOCTOR, 0,
+     "number of the GPU; default: 0"},
     {"shuffle", "SEED", 0, KIND_INT, AT(shuffle), COMMAND_RUN, 1, "run the jobs in a random order. No result depends on it"},
     {"fresh", NULL, 0, KIND_FLAG, AT(fresh), COMMAND_RUN, 0, "run all jobs again; older answers stay in the database"},
     {"progress", "HOW", 0, KIND_TEXT, AT(progress), COMMAND_RUN, 0, "auto, bar, line or none"},
@@ -199,6 +203,7 @@ static int check(const struct options *o, err *e)
     if (o->seed_table && o->ctx) return err_set(e, ERR_INPUT, "--seed-table has contexts of its own; leave out --ctx");
     if (one_of("dtype", o->dtype, "f16 bf16 f32 int8", e)) return -1;
     if (one_of("isa", o->isa, "scalar avx2 avx512", e)) return -1;
+    if (one_of("backend", o->backend, "cpu cuda cuda-emu auto", e)) return -1;
     if (one_of("color", o->color, "auto always never", e)) return -1;
     if (one_of("progress", o->progress, "auto bar line none", e)) return -1;
     if (o->command == COMMAND_SQL && o->n_args == 0 && !o->example)

@@ -24,6 +24,8 @@ enum command {
     COMMAND_MODEL = 256,
     COMMAND_REPORT = 1024,
     COMMAND_STATE_SIZE = 2048,
+    COMMAND_DOCTOR = 512,
+    COMMAND_BENCH = 4096,
 };
 
 enum { OPTIONS_ARGS = 32, OPTIONS_LIST = 256 };
@@ -40,8 +42,8 @@ struct options {
     int n_args;
     bool help;
 
-    const char *db, *isa, *color, *progress;
-    int threads, batch, shuffle; /* shuffle: 0 is the plain order */
+    const char *db, *isa, *backend, *color, *progress;
+    int threads, batch, gpu, shuffle; /* shuffle: 0 is the plain order */
     bool fresh, quiet;
     bool json, jsonl, csv, md;
     int example;

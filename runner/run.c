@@ -80,6 +80,9 @@ static int open_model(struct run *r, err *e)
     }
     eo.path = path;
     eo.isa = r->o->isa;
+    eo.backend = r->o->backend;
+    eo.gpu = r->o->gpu;
+    eo.look_only = r->o->command == COMMAND_PLAN;
     eo.kv = r->spec->kv;
     eo.threads = r->o->threads;
     eo.chat_template = r->spec->chat_template;
@@ -144,6 +147,8 @@ struct loop {
     int *pending; /* (n_pending) indices of jobs */
     int n_pending, n_reused, n_failed;
     struct control_sum controls;
+    int rows;  /* jobs of a batch; halved when memory runs out */
+    int tried; /* 1 + the job that found no memory even alone */
 };
 
 /* A seeded Fisher-Yates shuffle; only the order of work changes. */
@@ -216,15 +221,17 @@ static int64_t most_pages(const struct loop *l)
     return most;
 }
 
-/* Rows whose private pages and activations fit the budget. */
+/* Rows whose private pages and activations fit the budget. A GPU has its own memory for pages, of which a third is for the
+   batch and the rest for prompts and for what waits to be stored; it takes 64 rows at little more than the price of one. */
 static int batch_rows(const struct loop *l)
 {
     const struct run *r = l->r;
-    int64_t bytes;
-    int rows, batches;
+    const struct engine_info *i = engine_info(r->en);
+    int64_t bytes = most_pages(l) * 64 * i->kv_bytes_per_token, room = i->gpu_free ? i->gpu_free / 3 : budget;
+    int rows, batches, most = i->gpu_free ? 64 : 32;
     if (r->o->batch) return r->o->batch;
-    bytes = most_pages(l) * 64 * engine_info(r->en)->kv_bytes_per_token + most_recorded(l);
-    rows = bytes > 0 && budget / bytes < 32 ? (int)(budget / bytes) : 32;
+    bytes += most_recorded(l);
+    rows = bytes > 0 && room / bytes < most ? (int)(room / bytes) : most;
     if (rows < 1) rows = 1;
     if (l->n_pending == 0) return rows;
     batches = (l->n_pending + rows - 1) / rows; /* even batches: the last one is not a small one */
@@ -302,68 +309,149 @@ static void on_step(void *arg, int step)
     progress_tokens(&a->l->progress, a->rows);
 }
 
-/* Prepares the jobs of a list; one whose cache cannot be made is stored as failed and left out. Returns how many there are. */
-static int prepare(struct loop *l, const int *list, int n, struct finished **f)
+static void job_fail(struct loop *l, struct finished *f, const err *why)
 {
-    int i, kept = 0;
-    for (i = 0; i < n; i++) {
-        struct finished *one = mem_alloc(sizeof *one);
-        if (family_fork(l->fam, list[i], one, &one->error)) {
-            one->row.stop = GEN_STOP_FAILED;
-            one->row.error = one->error;
-            job_finish(l, one, 0);
-            family_done(l->fam, list[i]);
-            writer_put(l->w, one);
-        } else {
-            f[kept++] = one;
+    int job = f->result.job;
+    f->row.stop = GEN_STOP_FAILED;
+    f->row.error = *why;
+    if (why->code == ERR_MEMORY) f->row.error.code = ERR_FAIL;
+    job_finish(l, f, 0);
+    family_done(l->fam, job);
+    writer_put(l->w, f);
+}
+
+/* Jobs that are computed together. Those with an answer, or with a failure of their own, leave it. */
+struct batch {
+    int *jobs;           /* (n) indices of jobs */
+    struct finished **f; /* (n) and their caches; NULL: not made yet */
+    int n;
+};
+
+/* The i-th job leaves the batch. */
+static void leave(struct batch *b, int i)
+{
+    memmove(b->jobs + i, b->jobs + i + 1, (size_t)(b->n - i - 1) * sizeof *b->jobs);
+    memmove(b->f + i, b->f + i + 1, (size_t)(b->n - i - 1) * sizeof(struct finished *));
+    b->n--;
+}
+
+/* Makes the caches. A job whose cache cannot be made leaves; want of memory and a lost device stop it here. */
+static int prepare(struct loop *l, struct batch *b, err *e)
+{
+    int i;
+    for (i = 0; i < b->n;) {
+        struct finished *one = b->f[i] = mem_alloc(sizeof *one);
+        one->result.job = b->jobs[i];
+        if (family_fork(l->fam, b->jobs[i], one, &one->error) == 0) {
+            i++;
+            continue;
         }
+        if (one->error.code == ERR_MEMORY || one->error.code == ERR_ENV) return *e = one->error, -1;
+        job_fail(l, one, &one->error);
+        leave(b, i);
     }
-    return kept;
+    return 0;
+}
+
+/* Decodes what was prepared. Jobs that are done leave; one that found no memory stays, and e says so. */
+static int decode(struct loop *l, struct batch *b, err *e)
+{
+    struct run *r = l->r;
+    struct step_arg arg = {l, b->n};
+    struct gen_opts go = {.max_tokens = r->spec->decode.max_tokens, .on_step = on_step, .arg = &arg, .cancel = signals_flag()};
+    struct gen_row *rows = mem_array((size_t)b->n, sizeof *rows);
+    int64_t before = progress_now_ms();
+    int i, n = b->n, kept = 0, rc;
+    if (r->spec->decode.stop_eos) {
+        go.stop = engine_info(r->en)->stop;
+        go.n_stop = engine_info(r->en)->n_stop;
+    }
+    for (i = 0; i < n; i++) rows[i] = b->f[i]->row;
+    rc = generate(r->en, rows, n, &go, e);
+    for (i = 0; i < n; i++) b->f[i]->row = rows[i];
+    free(rows);
+    for (i = 0; !rc && i < n; i++) {
+        struct finished *f = b->f[kept];
+        if (f->row.stop == GEN_STOP_FAILED && f->row.error.code == ERR_MEMORY) {
+            *e = f->row.error;
+            kept++;
+            continue;
+        }
+        job_finish(l, f, (progress_now_ms() - before) * 1000 / n);
+        family_done(l->fam, b->jobs[kept]);
+        writer_put(l->w, f);
+        leave(b, kept);
+    }
+    return rc || e->code ? -1 : 0;
+}
+
+/* The device is gone: nothing of the batch has an answer, and nothing else will. What is stored stays. */
+static int batch_lost(struct loop *l, struct batch *b, err *e)
+{
+    const char *label = b->n ? l->r->jobs->jobs[b->jobs[0]].label : "";
+    int i;
+    for (i = 0; i < b->n; i++) {
+        struct finished *f = b->f[i] ? b->f[i] : mem_alloc(sizeof *f);
+        f->result.job = b->jobs[i];
+        job_fail(l, f, e);
+    }
+    return b->n > 1 ? err_in(e, "job '%s' and %d computed with it", label, b->n - 1) : err_in(e, "job '%s'", label);
+}
+
+static int run_list(struct loop *l, const int *list, int n, err *e);
+
+/* Memory ran out: the same jobs again, half as many at once, when the writer has given back what it holds. */
+static int batch_halved(struct loop *l, struct batch *b, const err *why, err *e)
+{
+    int i, half = (b->n + 1) / 2;
+    if (b->n == 1) l->tried = 1 + b->jobs[0];
+    if (l->rows > half) l->rows = half;
+    progress_say(&l->progress, "note   %d jobs at once: %s; trying %d", b->n, why->msg, half);
+    for (i = 0; i < b->n; i++) writer_drop(b->f[i]);
+    writer_wait(l->w);
+    return run_list(l, b->jobs, b->n, e);
 }
 
 /* One batch: forks and edits, decoding, hand-over to the writer. */
 static int run_batch(struct loop *l, const int *list, int n, err *e)
 {
-    struct run *r = l->r;
-    struct gen_row *rows = mem_array((size_t)n, sizeof *rows);
-    struct finished **f = mem_array((size_t)n, sizeof *f);
-    struct step_arg arg = {l, 0};
-    struct gen_opts go = {.max_tokens = r->spec->decode.max_tokens, .on_step = on_step, .arg = &arg, .cancel = signals_flag()};
-    int64_t before;
-    int i, job, rc;
-    if (r->spec->decode.stop_eos) {
-        go.stop = engine_info(r->en)->stop;
-        go.n_stop = engine_info(r->en)->n_stop;
+    struct batch b = {mem_array((size_t)n, sizeof *b.jobs), mem_array((size_t)n, sizeof(struct finished *)), n};
+    err why = {0};
+    int i, rc = 0;
+    memcpy(b.jobs, list, (size_t)n * sizeof *b.jobs);
+    if (prepare(l, &b, &why) == 0 && b.n > 0) decode(l, &b, &why);
+    if (why.code == ERR_ENV) {
+        *e = why;
+        rc = batch_lost(l, &b, e);
+    } else if (why.code == ERR_MEMORY && (b.n > 1 || l->tried != 1 + b.jobs[0])) {
+        rc = batch_halved(l, &b, &why, e);
+    } else if (why.code == ERR_MEMORY) {
+        job_fail(l, b.f[0], &why);
+    } else if (why.code) {
+        *e = why;
+        rc = -1;
+        for (i = 0; i < b.n; i++) writer_drop(b.f[i]);
     }
-    arg.rows = n = prepare(l, list, n, f);
-    for (i = 0; i < n; i++) rows[i] = f[i]->row;
-    before = progress_now_ms();
-    rc = generate(r->en, rows, n, &go, e);
-    for (i = 0; i < n; i++) {
-        f[i]->row = rows[i];
-        if (rc) {
-            writer_drop(f[i]);
-            continue;
-        }
-        job = f[i]->result.job;
-        job_finish(l, f[i], (progress_now_ms() - before) * 1000 / n);
-        family_done(l->fam, job);
-        writer_put(l->w, f[i]);
-    }
-    free(f);
-    free(rows);
+    free(b.jobs);
+    free(b.f);
     return rc;
+}
+
+static int run_list(struct loop *l, const int *list, int n, err *e)
+{
+    int i, rows;
+    for (i = 0; i < n; i += rows) {
+        rows = n - i < l->rows ? n - i : l->rows;
+        if (*signals_flag() || writer_failed(l->w)) return -1;
+        if (run_batch(l, list + i, rows, e)) return -1;
+    }
+    return 0;
 }
 
 static int run_pending(struct loop *l, err *e)
 {
-    int rows = batch_rows(l), i;
-    for (i = 0; i < l->n_pending; i += rows) {
-        int n = l->n_pending - i < rows ? l->n_pending - i : rows;
-        if (*signals_flag() || writer_failed(l->w)) return -1;
-        if (run_batch(l, l->pending + i, n, e)) return -1;
-    }
-    return 0;
+    l->rows = batch_rows(l);
+    return run_list(l, l->pending, l->n_pending, e);
 }
 
 /* ---- telling ---- */
@@ -376,7 +464,11 @@ static void headline(const struct loop *l)
     fprintf(stderr, "%s  %d jobs: %d to run, %d stored · %d prompts · %s %s (%02x%02x%02x…)\n", r->spec->experiment, r->jobs->n,
             l->n_pending, r->jobs->n - l->n_pending, r->spec->n_prompts, i->name, i->weight_dtype, i->sha256[0], i->sha256[1],
             i->sha256[2]);
-    fprintf(stderr, "numerics %s · %s, %d threads · db %s\n", i->numerics, i->isa, i->threads, r->db);
+    if (i->gpu_name)
+        fprintf(stderr, "numerics %s · %s (%s), GPU %d · db %s\n", i->numerics, i->gpu_name, i->isa, r->o->gpu, r->db);
+    else
+        fprintf(stderr, "numerics %s · %s, %d threads · db %s\n", i->numerics, i->isa, i->threads, r->db);
+    if (i->gpu_odd) fprintf(stderr, "note   computing on the CPU: %s\n", i->no_gpu);
 }
 
 static void tell_controls(const struct loop *l)
@@ -465,8 +557,8 @@ static int compute(struct loop *l, err *e)
     progress_start(&l->progress, l->r->spec->experiment, l->n_pending, l->r->spec->decode.max_tokens, how(l->r->o));
     rc = run_pending(l, e);
     progress_end(&l->progress);
-    if (writer_finish(l->w, &stored)) { /* the cause, where both failed */
-        *e = stored;
+    if (writer_finish(l->w, &stored)) { /* the cause, where both failed; but a lost device is the computation's to tell */
+        if (!e->code || stored.code != ERR_ENV) *e = stored;
         rc = -1;
     }
     family_close(l->fam);

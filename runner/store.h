@@ -22,6 +22,7 @@ typedef struct store store;
 struct environment {
     const char *host, *os, *cpu;
     int64_t ram_bytes;
+    const char *gpu_name; /* NULL: computed on the CPU */
     const char *isa;
     int threads;
     const char *version, *git_commit;

@@ -85,13 +85,15 @@ static int64_t put_environment(store *st, const struct environment *v, const str
     size_t i;
     for (i = 0; i < sizeof texts / sizeof *texts; i++) buf_add(&all, texts[i], strlen(texts[i]) + 1);
     buf_printf(&all, "%lld %d %d", (long long)v->ram_bytes, v->threads, !!v->git_dirty);
+    if (v->gpu_name) buf_add(&all, v->gpu_name, strlen(v->gpu_name) + 1); /* without one, the hash is what it always was */
     store_sha256(&(struct store_bytes){all.p, all.n}, 1, sha);
     id = db_id(st->db, NULL, e,
-               "INSERT INTO environment(sha256,host,os,cpu,ram_bytes,isa,threads,kvrun_version,git_commit,git_dirty,compiler,"
-               "build_flags,libs_json,numerics) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+               "INSERT INTO environment(sha256,host,os,cpu,ram_bytes,gpu_name,isa,threads,kvrun_version,git_commit,git_dirty,"
+               "compiler,build_flags,libs_json,numerics) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
                " ON CONFLICT(sha256) DO UPDATE SET host=excluded.host RETURNING id",
-               "bsssisississss", sha, sizeof sha, v->host, v->os, v->cpu, v->ram_bytes, v->isa, (int64_t)v->threads, v->version,
-               v->git_commit, (int64_t) !!v->git_dirty, v->compiler, v->build_flags, v->libs_json, m->numerics);
+               "bsssissississss", sha, sizeof sha, v->host, v->os, v->cpu, v->ram_bytes, v->gpu_name, v->isa,
+               (int64_t)v->threads, v->version, v->git_commit, (int64_t) !!v->git_dirty, v->compiler, v->build_flags,
+               v->libs_json, m->numerics);
     buf_free(&all);
     return id;
 }

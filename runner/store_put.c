@@ -290,6 +290,7 @@ int store_put(store *st, const struct result *r, err *e)
 {
     int rc = db_run(st->db, NULL, e, "BEGIN IMMEDIATE", "");
     if (!rc) rc = put_all(st, r, e);
+    if (!rc && !r->failed && r->n_snapshots) rc = engine_lost(st->info.en, e);
     if (!rc) rc = db_run(st->db, NULL, e, "COMMIT", "");
     if (rc) {
         db_rollback(st->db);

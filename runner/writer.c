@@ -11,8 +11,9 @@ struct writer {
     pthread_cond_t changed;
     struct finished *first, *last;
     int n, room;
-    bool closing;
+    bool busy, closing;
     err error; /* first failure of the store */
+    err lost;  /* the device was lost while a job's caches were read from it */
 };
 
 void writer_drop(struct finished *f)
@@ -41,10 +42,28 @@ static struct finished *take(writer *w)
         w->first = f->next;
         if (!w->first) w->last = NULL;
         w->n--;
+        w->busy = true;
         pthread_cond_broadcast(&w->changed);
     }
     pthread_mutex_unlock(&w->lock);
     return f;
+}
+
+/* A job whose caches could not be read from the device is stored as failed. */
+static void put(writer *w, struct finished *f)
+{
+    err e = {0};
+    if (store_put(w->st, &f->result, &e) && e.code == ERR_ENV && !f->result.failed) {
+        if (!w->lost.code) w->lost = e;
+        f->error = e;
+        f->result.failed = &f->error;
+        e = (err){0};
+        store_put(w->st, &f->result, &e);
+    }
+    if (!e.code) return;
+    pthread_mutex_lock(&w->lock);
+    w->error = e;
+    pthread_mutex_unlock(&w->lock);
 }
 
 static void *work(void *arg)
@@ -52,15 +71,21 @@ static void *work(void *arg)
     writer *w = arg;
     struct finished *f;
     while ((f = take(w))) {
-        err e = {0};
-        if (!writer_failed(w) && store_put(w->st, &f->result, &e)) {
-            pthread_mutex_lock(&w->lock);
-            w->error = e;
-            pthread_mutex_unlock(&w->lock);
-        }
+        if (!writer_failed(w)) put(w, f);
         writer_drop(f);
+        pthread_mutex_lock(&w->lock);
+        w->busy = false;
+        pthread_cond_broadcast(&w->changed);
+        pthread_mutex_unlock(&w->lock);
     }
     return NULL;
+}
+
+void writer_wait(writer *w)
+{
+    pthread_mutex_lock(&w->lock);
+    while ((w->first || w->busy) && !w->error.code) pthread_cond_wait(&w->changed, &w->lock);
+    pthread_mutex_unlock(&w->lock);
 }
 
 writer *writer_start(store *st, int room)
@@ -106,7 +131,10 @@ int writer_finish(writer *w, err *e)
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
-    if (w->error.code) rc = err_set(e, w->error.code, "%s", w->error.msg);
+    if (w->error.code || w->lost.code) {
+        const err *why = w->error.code ? &w->error : &w->lost;
+        rc = err_set(e, why->code, "%s", why->msg);
+    }
     pthread_mutex_destroy(&w->lock);
     pthread_cond_destroy(&w->changed);
     free(w);

@@ -33,6 +33,7 @@ writer *writer_start(store *st, int room);
 /* Never fails by itself: after a failure of the store, results are dropped and writer_failed says so. */
 void writer_put(writer *w, struct finished *f);
 bool writer_failed(writer *w);
+void writer_wait(writer *w);          /* until all that was put is stored, and its memory free */
 int writer_finish(writer *w, err *e); /* frees w */
 
 #endif

@@ -11,6 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KVRUN = os.environ.get("KVRUN", str(ROOT / "build/kvrun"))
 KVRUN_ASAN = os.environ.get("KVRUN_ASAN", str(ROOT / "build/asan/kvrun"))
+PLUGINS = pathlib.Path(KVRUN).parent / "plugins"  # those of tests/plugin
 MODELS = pathlib.Path(os.environ.get("KVRUN_MODELS", ROOT / "models"))
 SMOLLM2 = MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf"
 sys.path.insert(0, str(ROOT / "tests"))
@@ -18,7 +19,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 def run(*args, binary=KVRUN, check=0, **env):
     """Runs kvrun; `check` is the exit code expected, None for any. Returns the finished process, text decoded."""
-    full = {**os.environ, "KVRUN_MODELS": str(MODELS), **env}
+    # Tests are of the CPU also where there is a GPU, unless they name a folder of plug-ins.
+    full = {**os.environ, "KVRUN_MODELS": str(MODELS), "KVRUN_PLUGINS": str(PLUGINS / "none"), **env}
     done = subprocess.run([binary, *map(str, args)], capture_output=True, text=True, cwd=ROOT, env=full, timeout=600)
     if check is not None:
         assert done.returncode == check, f"exit {done.returncode}, expected {check}\n{done.stdout}\n{done.stderr}"

@@ -42,22 +42,27 @@ static void compare_at(void *arg, int layer, enum tap_site site, float *x, const
     const struct oracle *o = s->o;
     const struct model *m = &o->en->model;
     char name[32];
-    float *y;
+    float *y, *final;
+    size_t bytes;
     int b, h;
     switch (site) {
     case TAP_EMBED: compare(o, "hidden.0", x, (size_t)n * (size_t)width); break;
     case TAP_RESID:
         snprintf(name, sizeof name, "hidden.%d", layer + 1);
-        y = mem_array((size_t)n * (size_t)width, sizeof *y);
-        memcpy(y, x, (size_t)n * (size_t)width * sizeof *y);
+        bytes = (size_t)n * (size_t)width * sizeof *y;
+        y = o->en->k->alloc(bytes); /* where the norms are, too */
+        o->en->k->put(y, x, bytes);
         if (layer == m->n_layer - 1) { /* transformers reports the last one behind the final norm */
             if (m->norm == NORM_LAYER)
                 o->en->k->layernorm(y, y, m->out_norm.w, m->out_norm.b, m->norm_eps, n, width);
             else
                 o->en->k->rmsnorm(y, y, m->out_norm.w, m->norm_eps, n, width);
         }
-        compare(o, name, y, (size_t)n * (size_t)width);
-        free(y);
+        final = mem_alloc(bytes);
+        o->en->k->get(final, y, bytes);
+        compare(o, name, final, (size_t)n * (size_t)width);
+        o->en->k->release(y);
+        free(final);
         break;
     case TAP_Q: /* (H, P, P) of all rows together, zeros behind each row's own position */
         snprintf(name, sizeof name, "attn.%d", layer);
