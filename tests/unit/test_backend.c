@@ -233,7 +233,7 @@ static void a_failure_names_the_operation_and_the_cause(void **state)
     e = (err){0};
     assert_int_equal(decode(en, rows, &e), 0);
     clear(rows);
-    setenv("KVRUN_FAKE_FAIL", "swiglu:25", 1);
+    setenv("KVRUN_FAKE_FAIL", "swiglu:9", 1);
     assert_int_equal(decode(en, rows, &e), -1);
     assert_int_equal(e.code, ERR_ENV);
     says(e.msg, "swiglu: the fake device fell off the bus");
