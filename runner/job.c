@@ -209,7 +209,7 @@ static int expand_all(struct expand *x, struct jobs *all, err *e)
     }
     if (rc || job_controls_end(x, all) || job_donors_find(x, all)) return -1;
     all->n_prompts = x->n_prompts;
-    return finish(x, all, e);
+    return finish(x, all, e) || job_metrics(x, all) ? -1 : 0;
 }
 
 /* The spec's prompts, with room for those that controls make. */

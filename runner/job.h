@@ -111,6 +111,17 @@ struct job_sum {
     int included;
 };
 
+/* Tokens that a metric's answers begin with on one prompt; -1: it has none there. b: the second one of a logit_diff. */
+struct job_answer {
+    int a, b;
+};
+
+/* Tokens that the metrics ask for behind a prompt, rising. */
+struct job_asked {
+    const int *ids; /* (n) */
+    int n;
+};
+
 struct jobs {
     arena *mem;
     struct job *jobs; /* (n) */
@@ -120,6 +131,8 @@ struct jobs {
     int n_prompts;
     int *feed;                  /* (n_prompts) last tokens that are fed behind an edit of the finished cache */
     const struct job_sum *sums; /* (n_conditions) of the spec */
+    struct job_answer *answers; /* (spec's n_metrics, n_prompts) */
+    struct job_asked *asked;    /* (n_prompts); NULL where jobs were made by hand */
 };
 
 /* *out only on success; job_free frees it. -1: d tells, or e. */
@@ -137,6 +150,11 @@ struct json_t;
 void job_op_params(const struct job_op *op, struct json_t *o);
 /* The positions or new tokens that an operation edits, and how many they are. */
 const int *job_op_places(const struct job_op *op, int *n);
+/* The moment at which the job's stored cache is what it was at `moment`: that one, or its twin where no edit lies between them;
+   0: it is not captured. */
+int job_moment(const struct jobs *all, int job, int moment);
+/* Whether a kv_delta against a condition is of this job. */
+bool job_in_delta(const struct spec *s, const struct metric *m, const struct job *j);
 /* Bytes of f32 that a job's records take. */
 int64_t job_record_bytes(const engine *en, const struct jobs *jobs, const struct job *j);
 

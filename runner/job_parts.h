@@ -115,6 +115,9 @@ int job_records(struct expand *x, struct job *j);
 /* Adds to `to` what `from`, a job with the same key, records. */
 void job_records_join(struct expand *x, struct job *to, const struct job *from);
 
+/* Tokens of the answers that metrics name, and whether the caches that they need are captured. -1: d tells. */
+int job_metrics(struct expand *x, struct jobs *all);
+
 /* Fills what all keys share: model_hash .. n_stop. -1: e. */
 int job_key_start(struct expand *x, err *e);
 /* Fills key_json and key; those of the jobs that are donors are there. -1: e. */

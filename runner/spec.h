@@ -283,8 +283,33 @@ struct tensors {
     struct mark at;
 };
 
-enum metric_kind { METRIC_MENTIONS, METRIC_FIRST_DIVERGENCE };
+enum metric_kind {
+    METRIC_MENTIONS,
+    METRIC_FIRST_DIVERGENCE,
+    METRIC_KL,
+    METRIC_LOGPROB_DIFF,
+    METRIC_LOGIT,
+    METRIC_LOGPROB,
+    METRIC_PROB,
+    METRIC_RANK,
+    METRIC_LOGIT_DIFF,
+    METRIC_RECOVERY,
+    METRIC_EDIT_DISTANCE,
+    METRIC_KV_DELTA,
+    METRIC_STATE_SIZE,
+    METRIC_KINDS
+};
 enum metric_which { WHICH_ANY, WHICH_OWN, WHICH_OTHER };
+enum metric_norm { NORM_L2, NORM_COSINE, NORM_MAX };
+enum { PER_STEP = 1, PER_LAYER = 2, PER_POSITION = 4, PER_HEAD = 8, PER_TENSOR = 16 };
+
+/* The job of a condition that a recovery is measured by: of the same prompt, of its other one, or of a named one. */
+struct metric_place {
+    int condition;
+    bool other;
+    int prompt; /* index, or -1 */
+    struct mark at;
+};
 
 struct metric {
     const char *name;
@@ -298,7 +323,24 @@ struct metric {
     } * words; /* (n_words) */
     int n_words;
     bool casefold;
-    int against; /* first_divergence: index of a condition */
+    int against; /* index of a condition, or -1 */
+    int per;     /* PER_* */
+    /* logit .. logit_diff: texts per prompt's name; key NULL: for all prompts, of logit_diff two: the first minus the second */
+    struct answer_text {
+        const char *key, *text;
+        struct mark at;
+        int width;
+    } * answers; /* (n_answers) */
+    int n_answers;
+    int step;                           /* of the new token whose logits are read */
+    int of_metric;                      /* recovery: index of a metric */
+    struct metric_place clean, corrupt; /* recovery */
+    bool unit_token;                    /* edit_distance: of tokens, else of characters */
+    enum metric_norm norm;              /* kv_delta */
+    int moment;                         /* kv_delta: one of MOMENT_* */
+    const char *between[2];             /* kv_delta: labels, instead of against */
+    struct mark between_at[2];
+    int *of, n_of; /* kv_delta: (n_of) conditions; NULL: all but `against` */
     struct mark at;
 };
 
@@ -367,6 +409,9 @@ struct axis_value spec_axis_value(const struct spec *s, int axis, int i);
 bool spec_zip_means(const struct axis *a, int choice, const char *written);
 /* Whether a value is what is written: the same text, or the same number. */
 bool spec_same_value(const char *value, const char *written);
+
+/* The key of a metric in the spec: "logit_diff". */
+const char *spec_metric_kind(enum metric_kind kind);
 
 /* The file the spec means, decisions.md 5: $KVRUN_MODELS, else models/ beside the spec's parent folder, else models/ in the
    current folder. Caller frees. The file need not exist. */

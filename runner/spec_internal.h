@@ -120,9 +120,11 @@ void spec_axis_positions(struct reader *r, struct spec_own *o);                 
 void spec_conditions(struct reader *r, struct spec_own *o, const struct node *v); /* spec_condition.c */
 void spec_try_ops(struct reader *r, struct spec_own *o);                          /* spec_condition.c */
 void spec_captures(struct reader *r, struct spec *s, const struct node *v);       /* spec_measure.c */
-void spec_metrics(struct reader *r, struct spec *s, const struct node *v);        /* spec_measure.c */
 void spec_excludes(struct reader *r, struct spec_own *o, const struct node *v);   /* spec_sweep.c */
 void spec_includes(struct reader *r, struct spec_own *o, const struct node *v);   /* spec_sweep.c */
+void spec_metrics(struct reader *r, struct spec *s, const struct node *v);        /* spec_metric.c */
+/* The conditions that `of` lists; NULL: none are named. */
+void spec_of(struct reader *r, const struct node *of, int **conditions, int *n); /* spec_measure.c */
 /* A position selector; `only`: index of the one prompt it is for, or -1: all, for the sake of `what`. */
 void spec_select(struct reader *r, const struct node *v, int only, const char *what, struct select *out); /* spec_select.c */
 /* Says so when sel, written at v, names new tokens where there are none: steps tells whether there are. */
