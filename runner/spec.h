@@ -409,6 +409,7 @@ struct axis_value spec_axis_value(const struct spec *s, int axis, int i);
 bool spec_zip_means(const struct axis *a, int choice, const char *written);
 /* Whether a value is what is written: the same text, or the same number. */
 bool spec_same_value(const char *value, const char *written);
+
 /* The key of a metric in the spec: "logit_diff". */
 const char *spec_metric_kind(enum metric_kind kind);
 
