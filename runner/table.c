@@ -38,15 +38,6 @@ static const char *row_name(const struct jobs *j, const struct job *job)
     return job->label + strlen(j->prompts[job->prompt].prompt->name) + 1;
 }
 
-/* Index among the spec's prompts: one that a control needs is called after the prompt it is made of. */
-static int prompt_of(const struct table *t, int job)
-{
-    int i = t->j->jobs[job].prompt, p;
-    if (i < t->s->n_prompts) return i;
-    for (p = 0; p < t->s->n_prompts && strcmp(t->s->prompts[p].name, t->j->prompts[i].prompt->name) != 0;) p++;
-    return p < t->s->n_prompts ? p : 0;
-}
-
 static bool has_row(const struct table *t, int job)
 {
     return t->shown[job] && (t->axes || !t->j->jobs[job].n_values);
@@ -72,7 +63,7 @@ static void lay_out(struct table *t)
     t->columns = arena_array(t->mem, (size_t)t->s->n_prompts, sizeof *t->columns);
     for (p = 0; p < t->s->n_prompts; p++) t->columns[p] = -1;
     for (i = 0; i < t->j->n; i++)
-        if (has_row(t, i)) t->columns[prompt_of(t, i)] = 0;
+        if (has_row(t, i)) t->columns[job_spec_prompt(t->s, t->j, i)] = 0;
     for (p = 0; p < t->s->n_prompts; p++)
         if (t->columns[p] == 0) t->columns[p] = t->n_columns++;
     t->cells = arena_array(t->mem, (size_t)t->n_rows * (size_t)t->n_columns, sizeof *t->cells);
@@ -115,7 +106,7 @@ static int fill(struct table *t, store *st, err *e)
         struct outcome_cell *row;
         if (!has_row(t, i)) continue;
         row = t->cells + (size_t)map_get(t->names, name, strlen(name)) * (size_t)t->n_columns;
-        if (read_cell(find, t, job->label, &row[t->columns[prompt_of(t, i)]], e)) goto out;
+        if (read_cell(find, t, job->label, &row[t->columns[job_spec_prompt(t->s, t->j, i)]], e)) goto out;
     }
     rc = 0;
 out:
