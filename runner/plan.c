@@ -1,11 +1,11 @@
 /* plan.c: see plan.h. */
 #include "plan_in.h"
 
+#include "json_text.h"
 #include "map.h"
 #include "snippet.h"
 #include "width.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -292,72 +292,93 @@ static json_t *records_json(const struct job *j)
     return all;
 }
 
-static json_t *job_json(const struct plan *p, int i)
+static void add_hex(struct buf *out, const uint8_t h[32])
 {
-    const struct spec *s = p->s;
-    const struct jobs *jobs = p->jobs;
+    static const char digits[] = "0123456789abcdef";
+    char s[64];
+    int i;
+    for (i = 0; i < 32; i++) s[2 * i] = digits[h[i] >> 4], s[2 * i + 1] = digits[h[i] & 15];
+    json_text_string(out, s, 64);
+}
+
+static void add_string(struct buf *out, const char *key, const char *value)
+{
+    buf_printf(out, ",\"%s\":", key);
+    json_text_string(out, value, strlen(value));
+}
+
+static void add_axes(const struct plan *p, const struct job *j, struct buf *out)
+{
+    int k, m;
+    buf_str(out, ",\"axes\":{");
+    for (k = 0; k < j->n_values; k++) {
+        const struct axis *a = &p->s->axes[j->values[k].axis];
+        buf_printf(out, k ? ",\"%s\":" : "\"%s\":", a->name);
+        json_text_string(out, j->values[k].text, strlen(j->values[k].text));
+        for (m = 0; a->kind == AXIS_ZIP && m < a->n_members; m++)
+            add_string(out, a->members[m].full, a->members[m].values[j->values[k].choice]->text);
+    }
+    buf_char(out, '}');
+}
+
+/* Appends v; takes it. */
+static void add_json(struct buf *out, json_t *v)
+{
+    if (v) json_text(v, out);
+    json_decref(v);
+}
+
+static void add_job(const struct plan *p, int i, struct buf *out)
+{
+    const struct job *j = &p->jobs->jobs[i];
     const struct peek *peek = p->what->peek;
     bool reuse = peek && peek->what[i] == STORED_ANSWER;
-    const struct job *j = &jobs->jobs[i];
-    json_t *o = json_object(), *axes = json_object(), *ops = json_array();
     int k;
-    for (k = 0; k < j->n_values; k++) {
-        const struct axis *a = &s->axes[j->values[k].axis];
-        int m;
-        json_object_set_new(axes, a->name, json_string(j->values[k].text));
-        for (m = 0; a->kind == AXIS_ZIP && m < a->n_members; m++)
-            json_object_set_new(axes, a->members[m].full, json_string(a->members[m].values[j->values[k].choice]->text));
+    buf_str(out, "{\"label\":");
+    json_text_string(out, j->label, strlen(j->label));
+    buf_str(out, ",\"key\":");
+    add_hex(out, j->key);
+    add_string(out, "prompt", p->jobs->prompts[j->prompt].prompt->name);
+    add_string(out, "condition", j->condition_name);
+    add_axes(p, j, out);
+    buf_printf(out, ",\"n_prompt\":%d,\"ops\":[", p->jobs->prompts[j->prompt].n_tokens);
+    for (k = 0; k < j->n_ops; k++) {
+        if (k) buf_char(out, ',');
+        add_json(out, op_json(p->s, &j->ops[k]));
     }
-    for (k = 0; k < j->n_ops; k++) json_array_append_new(ops, op_json(s, &j->ops[k]));
-    json_object_set_new(o, "label", json_string(j->label));
-    json_object_set_new(o, "key", hex(j->key));
-    json_object_set_new(o, "prompt", json_string(s->prompts[j->prompt].name));
-    json_object_set_new(o, "condition", json_string(j->condition_name));
-    json_object_set_new(o, "axes", axes);
-    json_object_set_new(o, "n_prompt", json_integer(jobs->prompts[j->prompt].n_tokens));
-    json_object_set_new(o, "ops", ops);
-    if (j->n_records) json_object_set_new(o, "records", records_json(j));
-    json_object_set_new(o, "same_as", j->same_as >= 0 ? json_string(jobs->jobs[j->same_as].label) : json_null());
-    json_object_set_new(o, "reuse", json_boolean(reuse));
-    json_object_set_new(o, "why", json_string(plan_why(p, i)));
-    if (reuse) json_object_set_new(o, "run", json_string(peek->runs[peek->run[i]].uuid));
-    if (p->what->only) json_object_set_new(o, "asked", json_boolean(p->what->only->asked[i]));
-    json_object_set_new(o, "key_json", json_string(j->key_json));
-    return o;
+    buf_char(out, ']');
+    if (j->n_records) buf_str(out, ",\"records\":"), add_json(out, records_json(j));
+    if (j->same_as >= 0)
+        add_string(out, "same_as", p->jobs->jobs[j->same_as].label);
+    else
+        buf_str(out, ",\"same_as\":null");
+    buf_printf(out, ",\"reuse\":%s", reuse ? "true" : "false");
+    add_string(out, "why", plan_why(p, i));
+    if (reuse) add_string(out, "run", peek->runs[peek->run[i]].uuid);
+    if (p->what->only) buf_printf(out, ",\"asked\":%s", p->what->only->asked[i] ? "true" : "false");
+    add_string(out, "key_json", j->key_json);
+    buf_char(out, '}');
 }
 
-/* Appends v on one line; takes v. */
-static int add_json(struct buf *out, json_t *v, err *e)
-{
-    char *text = v ? json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
-    json_decref(v);
-    if (!text) return err_set(e, ERR_INTERNAL, "the plan could not be written as JSON");
-    buf_str(out, text);
-    free(text);
-    return 0;
-}
-
-int plan_json(const struct planned *what, struct buf *out, err *e)
+void plan_json(const struct planned *what, struct buf *out)
 {
     const struct spec *s = what->s;
-    const struct jobs *jobs = what->jobs;
     const struct engine_info *info = engine_info(what->en);
-    struct plan p = {s, what->en, info, jobs, what, arena_new(), out};
-    json_t *model =
-        json_pack("{s:s, s:s, s:s}", "path", s->model_path, "name", info->name ? info->name : "", "kv", info->kv_dtype);
-    int i, n = 0, rc = 0;
-    json_object_set_new(model, "sha256", hex(info->sha256));
+    struct plan p = {s, what->en, info, what->jobs, what, arena_new(), out};
+    int i, n = 0;
     buf_str(out, "{\"experiment\":");
-    rc = add_json(out, json_string(s->experiment), e);
-    buf_str(out, ",\n\"model\":");
-    if (add_json(out, model, e)) rc = -1;
-    buf_str(out, ",\n\"jobs\":[");
-    for (i = 0; i < jobs->n && rc == 0; i++) { /* job by job: the tree of a large experiment would take gigabytes */
+    json_text_string(out, s->experiment, strlen(s->experiment));
+    buf_str(out, ",\n\"model\":{\"sha256\":");
+    add_hex(out, info->sha256);
+    add_string(out, "path", s->model_path);
+    add_string(out, "name", info->name ? info->name : "");
+    add_string(out, "kv", info->kv_dtype);
+    buf_str(out, "},\n\"jobs\":[");
+    for (i = 0; i < what->jobs->n; i++) {
         if (plan_fate(&p, i) == FATE_NONE) continue;
         buf_str(out, n++ ? ",\n" : "\n");
-        rc = add_json(out, job_json(&p, i), e);
+        add_job(&p, i, out);
     }
     buf_str(out, "\n]}\n");
     arena_free(p.mem);
-    return rc;
 }

@@ -129,16 +129,15 @@ int run_plan(struct run *r, err *e)
                            .reasons = r->o->reasons,
                            .db = r->db};
     struct buf b = {0};
-    int rc = store_peek(r->db, r->jobs, engine_info(r->en)->numerics, &peek, e);
-    if (rc) return e->code;
+    if (store_peek(r->db, r->jobs, engine_info(r->en)->numerics, &peek, e)) return e->code;
     if (r->o->json)
-        rc = plan_json(&what, &b, e);
+        plan_json(&what, &b);
     else
         plan_text(&what, &b);
     if (b.n) fwrite(b.p, 1, b.n, stdout);
     buf_free(&b);
     peek_free(&peek);
-    return rc ? e->code : 0;
+    return 0;
 }
 
 /* ---- running ---- */
