@@ -252,3 +252,11 @@ void job_free(struct jobs *j)
 {
     if (j) arena_free(j->mem); /* which holds j itself */
 }
+
+int job_spec_prompt(const struct spec *s, const struct jobs *jobs, int job)
+{
+    int i = jobs->jobs[job].prompt, p;
+    if (i < s->n_prompts) return i;
+    for (p = 0; p < s->n_prompts && strcmp(s->prompts[p].name, jobs->prompts[i].prompt->name) != 0;) p++;
+    return p < s->n_prompts ? p : 0;
+}

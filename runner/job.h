@@ -139,6 +139,9 @@ struct jobs {
 int job_expand(struct jobs **out, const struct spec *s, const engine *en, struct bound_prompt *prompts, struct diag *d, err *e);
 void job_free(struct jobs *j); /* NULL is fine */
 
+/* Index among the spec's prompts; a job on a prompt that was made for a control belongs to the prompt it was made of. */
+int job_spec_prompt(const struct spec *s, const struct jobs *jobs, int job);
+
 /* The words of the spec: "zero"; "kv", "resid"; "prefill". layer -1 of SITE_RESID is "embed". */
 const char *job_op_name(enum edit_op op);
 const char *job_tensor_name(int tensors, int layer);

@@ -125,17 +125,24 @@ void run_close(struct run *r)
 
 int run_plan(struct run *r, err *e)
 {
-    bool *answered = mem_array((size_t)r->jobs->n, sizeof *answered);
+    struct peek peek;
+    struct planned what = {.s = r->spec,
+                           .en = r->en,
+                           .jobs = r->jobs,
+                           .peek = &peek,
+                           .only = r->o->only.n ? &r->only : NULL,
+                           .reasons = r->o->reasons,
+                           .db = r->db};
     struct buf b = {0};
-    int rc = store_peek(r->db, r->jobs, engine_info(r->en)->numerics, answered, e);
-    if (rc == 0 && r->o->json)
-        rc = plan_json(r->spec, r->en, r->jobs, answered, &b, e);
-    else if (rc == 0)
-        plan_text(r->spec, r->en, r->jobs, answered, &b);
+    if (store_peek(r->db, r->jobs, engine_info(r->en)->numerics, &peek, e)) return e->code;
+    if (r->o->json)
+        plan_json(&what, &b);
+    else
+        plan_text(&what, &b);
     if (b.n) fwrite(b.p, 1, b.n, stdout);
     buf_free(&b);
-    free(answered);
-    return rc ? e->code : 0;
+    peek_free(&peek);
+    return 0;
 }
 
 /* ---- running ---- */
