@@ -76,7 +76,7 @@ static int fill(struct table *t, const struct spec *s, const struct jobs *j, sto
     sqlite3_bind_int64(find, 1, store_spec_id(st));
     for (i = 0; i < j->n; i++) {
         const struct job *job = &j->jobs[i];
-        if (!axes && job->n_values) continue;
+        if ((!axes && job->n_values) || job->prompt >= s->n_prompts) continue;
         row_of(t, row_name(j, job), &row);
         if (read_cell(find, t, job->label, &t->cells[(size_t)row * s->n_prompts + job->prompt], e)) goto out;
     }
@@ -91,7 +91,8 @@ static int count_rows(const struct spec *s, const struct jobs *j, bool axes)
 {
     int *per = mem_array((size_t)s->n_prompts, sizeof *per), i, most = 0;
     for (i = 0; i < j->n; i++)
-        if ((axes || !j->jobs[i].n_values) && ++per[j->jobs[i].prompt] > most) most = per[j->jobs[i].prompt];
+        if ((axes || !j->jobs[i].n_values) && j->jobs[i].prompt < s->n_prompts && ++per[j->jobs[i].prompt] > most)
+            most = per[j->jobs[i].prompt];
     free(per);
     return most;
 }
