@@ -251,13 +251,14 @@ CREATE VIEW v_kv AS                 -- one row per stored chunk of a cache or of
   FROM v_latest l CROSS JOIN kv_capture k ON k.attempt_id=l.attempt_id AND k.complete=1
   CROSS JOIN kv_chunk c ON c.capture_id=k.id CROSS JOIN blob b ON b.id=c.blob_id;
 CREATE VIEW v_divergence AS         -- first step where a job leaves its baseline; a text that ends first leaves at its end
-  SELECT l.experiment, l.label, min(d.step) AS first_diff_step, l.spec_job_id
+  SELECT l.experiment, l.label, coalesce(
+           (SELECT x.step FROM step x WHERE x.attempt_id=l.attempt_id AND x.token_id IS NOT
+              (SELECT y.token_id FROM step y WHERE y.attempt_id=b.id AND y.step=x.step) ORDER BY x.step LIMIT 1),
+           g.n_gen) AS first_diff_step, l.spec_job_id
   FROM v_latest l CROSS JOIN spec_job bj ON bj.id=l.baseline_id AND bj.id<>l.spec_job_id
   CROSS JOIN attempt b ON b.id=(SELECT max(x.id) FROM attempt x WHERE x.job_id=bj.job_id AND x.status='done')
-  CROSS JOIN step d ON d.attempt_id IN (l.attempt_id, b.id)
-  WHERE (SELECT x.token_id FROM step x WHERE x.attempt_id=l.attempt_id AND x.step=d.step) IS NOT
-        (SELECT y.token_id FROM step y WHERE y.attempt_id=b.id AND y.step=d.step)
-  GROUP BY l.spec_job_id;
+  CROSS JOIN generation g ON g.attempt_id=l.attempt_id
+  CROSS JOIN generation h ON h.attempt_id=b.id AND h.tokens_sha256<>g.tokens_sha256; -- equal hashes: equal tokens
 CREATE VIEW v_storage AS            -- what the caches of an experiment would be and are: chunks may share blobs
   SELECT experiment, sum(chunks) AS chunks, count(*) AS blobs,
          sum(chunks*raw_bytes) AS logical_bytes, sum(stored_bytes) AS stored_bytes
