@@ -120,6 +120,9 @@ class Watched(T.DynamicCache):
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
+PLAIN = {}  # attention as each file of transformers has it, before Model wraps it
+
+
 class Model:
     def __init__(self, folder):
         with open(os.path.join(folder, "config.json")) as f:
@@ -188,7 +191,7 @@ class Model:
             else:
                 attn.k_proj.register_forward_hook(out_of("k_pre", i))
         source = sys.modules[type(self.net).__module__]
-        plain = source.eager_attention_forward
+        plain = PLAIN.setdefault(source.__name__, source.eager_attention_forward)
 
         def attention(module, query, key, value, attention_mask, **more):
             hidden = self.state.hidden_scores(module.layer_idx, query.shape[2], key.shape[2])  # (H, q, k)
