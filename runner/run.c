@@ -320,12 +320,11 @@ static void on_step(void *arg, int step)
 
 static void job_fail(struct loop *l, struct finished *f, const err *why)
 {
-    int job = f->result.job;
     f->row.stop = GEN_STOP_FAILED;
     f->row.error = *why;
     if (why->code == ERR_MEMORY) f->row.error.code = ERR_FAIL;
+    family_done(l->fam, f);
     job_finish(l, f, 0);
-    family_done(l->fam, job);
     writer_put(l->w, f);
 }
 
@@ -335,6 +334,13 @@ struct batch {
     struct finished **f; /* (n) and their caches; NULL: not made yet */
     int n;
 };
+
+/* One that will be computed again, or never. */
+static void drop(struct finished *f)
+{
+    if (f) family_forget(f);
+    writer_drop(f);
+}
 
 /* The i-th job leaves the batch. */
 static void leave(struct batch *b, int i)
@@ -348,15 +354,16 @@ static void leave(struct batch *b, int i)
 static int prepare(struct loop *l, struct batch *b, err *e)
 {
     int i;
+    for (i = 0; i < b->n; i++) b->f[i] = mem_alloc(sizeof *b->f[i]);
+    family_fork_all(l->fam, b->jobs, b->n, b->f);
+    for (i = 0; i < b->n; i++)
+        if (b->f[i]->error.code == ERR_MEMORY || b->f[i]->error.code == ERR_ENV) return *e = b->f[i]->error, -1;
     for (i = 0; i < b->n;) {
-        struct finished *one = b->f[i] = mem_alloc(sizeof *one);
-        one->result.job = b->jobs[i];
-        if (family_fork(l->fam, b->jobs[i], one, &one->error) == 0) {
+        if (!b->f[i]->error.code) {
             i++;
             continue;
         }
-        if (one->error.code == ERR_MEMORY || one->error.code == ERR_ENV) return *e = one->error, -1;
-        job_fail(l, one, &one->error);
+        job_fail(l, b->f[i], &b->f[i]->error);
         leave(b, i);
     }
     return 0;
@@ -387,7 +394,7 @@ static int decode(struct loop *l, struct batch *b, err *e)
             continue;
         }
         job_finish(l, f, (progress_now_ms() - before) * 1000 / n);
-        family_done(l->fam, b->jobs[kept]);
+        family_done(l->fam, f);
         writer_put(l->w, f);
         leave(b, kept);
     }
@@ -416,7 +423,7 @@ static int batch_halved(struct loop *l, struct batch *b, const err *why, err *e)
     if (b->n == 1) l->tried = 1 + b->jobs[0];
     if (l->rows > half) l->rows = half;
     progress_say(&l->progress, "note   %d jobs at once: %s; trying %d", b->n, why->msg, half);
-    for (i = 0; i < b->n; i++) writer_drop(b->f[i]);
+    for (i = 0; i < b->n; i++) drop(b->f[i]);
     writer_wait(l->w);
     return run_list(l, b->jobs, b->n, e);
 }
@@ -439,7 +446,7 @@ static int run_batch(struct loop *l, const int *list, int n, err *e)
     } else if (why.code) {
         *e = why;
         rc = -1;
-        for (i = 0; i < b.n; i++) writer_drop(b.f[i]);
+        for (i = 0; i < b.n; i++) drop(b.f[i]);
     }
     free(b.jobs);
     free(b.f);
