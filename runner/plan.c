@@ -205,13 +205,18 @@ static void show_cost(const struct plan *p)
         n_prefill++;
         tokens += p->jobs->prompts[i].n_tokens;
     }
-    buf_printf(p->out, "cost   %d prefill%s, %ld tokens · ", n_prefill, n_prefill == 1 ? "" : "s", tokens);
+    buf_printf(p->out, "cost   %d prefill%s, %ld tokens", n_prefill, n_prefill == 1 ? "" : "s", tokens);
+    if (n_run - n_flight > 1) buf_printf(p->out, ", shared by %d jobs", n_run - n_flight);
+    buf_str(p->out, " · ");
     if (n_flight)
         buf_printf(p->out, "%d job%s with a prefill of %s own · ", n_flight, n_flight == 1 ? "" : "s",
                    n_flight == 1 ? "its" : "their");
     buf_printf(p->out, "decode %d × %d tokens at most · KV to store %s raw", n_run, p->s->decode.max_tokens,
                bytes_text(p->mem, kv));
+    if (kv > 0) buf_printf(p->out, ", %s of it in different chunks", bytes_text(p->mem, plan_unique_bytes(p)));
     if (recorded > 0) buf_printf(p->out, " · activations to store %s raw", bytes_text(p->mem, recorded));
+    if (p->what->db && plan_free_bytes(p->what->db) >= 0)
+        buf_printf(p->out, " · %s free", bytes_text(p->mem, plan_free_bytes(p->what->db)));
     buf_char(p->out, '\n');
     map_free(prefills);
 }
