@@ -63,7 +63,8 @@ static void show_grid(const struct plan *p, int first, int last)
     pad(p->out, "jobs", width + 2);
     for (k = first; k <= last; k++) buf_printf(p->out, "  %s", p->s->prompts[k].name);
     buf_char(p->out, '\n');
-    for (i = 0; i < p->jobs->n && p->jobs->jobs[i].prompt == 0; i++) { /* every prompt has the same conditions */
+    for (i = 0; i < p->jobs->n && p->s->prompts[p->jobs->jobs[i].prompt].first == 0;
+         i++) { /* every prompt has the same conditions */
         const char *name = p->jobs->jobs[i].condition_name;
         int count = 0;
         if (previous && strcmp(previous, name) == 0) continue;
@@ -192,7 +193,7 @@ static void show_records(const struct plan *p)
     enum { ROWS = 12 };
     const struct job_record *last = NULL;
     int i, k, rows = 0;
-    for (i = 0; i < p->jobs->n && p->jobs->jobs[i].prompt == 0; i++) {
+    for (i = 0; i < p->jobs->n && p->s->prompts[p->jobs->jobs[i].prompt].first == 0; i++) {
         const struct job *j = &p->jobs->jobs[i];
         if (j->n_records == 0 || j->records == last) continue; /* one row for all values of its axes */
         last = j->records;

@@ -15,7 +15,7 @@ struct table {
     arena *mem;
     const char **rows; /* (n_rows) labels without their prompt */
     int n_rows;
-    struct outcome_cell *cells; /* (n_rows, n_prompts) */
+    struct outcome_cell *cells; /* (n_rows, n_written): prompts that differ along axes share a column */
 };
 
 static bool use_colour(const char *colour)
@@ -78,7 +78,7 @@ static int fill(struct table *t, const struct spec *s, const struct jobs *j, sto
         const struct job *job = &j->jobs[i];
         if (!axes && job->n_values) continue;
         row_of(t, row_name(j, job), &row);
-        if (read_cell(find, t, job->label, &t->cells[(size_t)row * s->n_prompts + job->prompt], e)) goto out;
+        if (read_cell(find, t, job->label, &t->cells[row * s->n_written + s->prompts[job->prompt].first], e)) goto out;
     }
     rc = 0;
 out:
@@ -91,7 +91,8 @@ static int count_rows(const struct spec *s, const struct jobs *j, bool axes)
 {
     int *per = mem_array((size_t)s->n_prompts, sizeof *per), i, most = 0;
     for (i = 0; i < j->n; i++)
-        if ((axes || !j->jobs[i].n_values) && ++per[j->jobs[i].prompt] > most) most = per[j->jobs[i].prompt];
+        if ((axes || !j->jobs[i].n_values) && ++per[s->prompts[j->jobs[i].prompt].first] > most)
+            most = per[s->prompts[j->jobs[i].prompt].first];
     free(per);
     return most;
 }
@@ -99,16 +100,16 @@ static int count_rows(const struct spec *s, const struct jobs *j, bool axes)
 int table_outcome(const struct spec *s, const struct jobs *j, store *st, const char *colour, struct buf *out, err *e)
 {
     struct table t = {.mem = arena_new()};
-    struct outcome o = {.n_columns = s->n_prompts, .width = width_terminal(WIDTH_OF_A_FILE), .colour = use_colour(colour)};
+    struct outcome o = {.n_columns = s->n_written, .width = width_terminal(WIDTH_OF_A_FILE), .colour = use_colour(colour)};
     bool axes = count_rows(s, j, true) <= ROWS_MAX;
     size_t room = (size_t)s->n_conditions + 2 + (axes ? ROWS_MAX : 0);
-    const char **columns = arena_array(t.mem, (size_t)s->n_prompts, sizeof *columns);
-    int *groups = arena_array(t.mem, (size_t)s->n_prompts, sizeof *groups), i, rc;
+    const char **columns = arena_array(t.mem, (size_t)s->n_written, sizeof *columns);
+    int *groups = arena_array(t.mem, (size_t)s->n_written, sizeof *groups), i, rc;
     t.rows = arena_array(t.mem, room, sizeof *t.rows);
-    t.cells = arena_array(t.mem, room * (size_t)s->n_prompts, sizeof *t.cells);
+    t.cells = arena_array(t.mem, room * (size_t)s->n_written, sizeof *t.cells);
     rc = fill(&t, s, j, st, axes, e);
     if (rc == 0) {
-        for (i = 0; i < s->n_prompts; i++) {
+        for (i = 0; i < s->n_written; i++) {
             columns[i] = s->prompts[i].name;
             groups[i] = s->prompts[i].other >= 0 && s->prompts[i].other < i ? s->prompts[i].other : i;
         }
