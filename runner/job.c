@@ -266,3 +266,11 @@ void job_free(struct jobs *j)
 {
     if (j) arena_free(j->mem); /* which holds j itself */
 }
+
+int job_spec_prompt(const struct spec *s, const struct jobs *jobs, int job)
+{
+    int i = jobs->jobs[job].prompt, p;
+    if (i < s->n_prompts) return s->prompts[i].first;
+    for (p = 0; p < s->n_written && strcmp(s->prompts[p].name, jobs->prompts[i].prompt->name) != 0;) p++;
+    return p < s->n_written ? p : 0;
+}

@@ -405,6 +405,16 @@ int job_rules_check(const struct expand *x)
     return rc;
 }
 
+/* Values of an axis on all prompts of a name together. */
+static int counted_on(const struct expand *x, int prompt, int axis)
+{
+    const struct prompt *p = &x->s->prompts[prompt];
+    int i;
+    for (i = 0; i < p->n_values; i++)
+        if (p->values[i].axis == axis) return x->s->axes[axis].n;
+    return job_axis(x, prompt, axis)->n;
+}
+
 void job_sums_start(struct expand *x)
 {
     int i, p, k;
@@ -414,8 +424,8 @@ void job_sums_start(struct expand *x)
         const struct condition *c = &x->s->conditions[i];
         struct job_sum *sum = &x->sums[i];
         sum->removed = arena_array(x->mem, (size_t)x->s->n_excludes, sizeof *sum->removed);
-        sum->counts = arena_array(x->mem, (size_t)x->s->n_prompts * (size_t)c->n_over, sizeof *sum->counts);
-        for (p = 0; p < x->s->n_prompts; p++)
-            for (k = 0; k < c->n_over; k++) sum->counts[p * c->n_over + k] = job_axis(x, p, c->over[k])->n;
+        sum->counts = arena_array(x->mem, (size_t)x->s->n_written * (size_t)c->n_over, sizeof *sum->counts);
+        for (p = 0; p < x->s->n_written; p++)
+            for (k = 0; k < c->n_over; k++) sum->counts[p * c->n_over + k] = counted_on(x, p, c->over[k]);
     }
 }

@@ -66,3 +66,9 @@ int map_put(struct map *m, const void *key, size_t n, int value)
     if (++m->used * 2 > m->cap) map_double(m);
     return -1;
 }
+
+int map_get(struct map *m, const void *key, size_t n)
+{
+    struct entry *t = map_find(m, key, n, XXH3_64bits(key, n));
+    return t->key ? t->value : -1;
+}

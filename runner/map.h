@@ -17,5 +17,6 @@ struct map *map_new(void);
 void map_free(struct map *m); /* NULL is fine */
 /* Puts key (n bytes) with value >= 0 unless the key is there. -1 when it was new, else the value it has. */
 int map_put(struct map *m, const void *key, size_t n, int value);
+int map_get(struct map *m, const void *key, size_t n); /* -1: it is not there */
 
 #endif

@@ -61,6 +61,7 @@ static const struct option_row rows[] = {
      "a value of the spec: decode.max_tokens=20, axes.layer=[0,1]; as often as you like"},
     {"only", "GLOB", 0, KIND_LIST, AT(only), COMMAND_RUN | COMMAND_PLAN, 0,
      "jobs with such labels and what they need: --only 'sf/zero*'; as often as you like"},
+    {"reasons", NULL, 0, KIND_FLAG, AT(reasons), COMMAND_PLAN, 0, "condition by condition, why jobs run or do not"},
     {"threads", "N", 't', KIND_INT, AT(threads), COMMAND_RUN, 1,
      "threads of the engine; default: OMP_NUM_THREADS or all processors"},
     {"batch", "N", 'b', KIND_INT, AT(batch), COMMAND_RUN, 1,

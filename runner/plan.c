@@ -1,5 +1,5 @@
 /* plan.c: see plan.h. */
-#include "plan.h"
+#include "plan_in.h"
 
 #include "map.h"
 #include "snippet.h"
@@ -9,85 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- text ---- */
-
-struct plan {
-    const struct spec *s;
-    const engine *en;
-    const struct engine_info *info;
-    const struct jobs *jobs;
-    const bool *reuse;
-    arena *mem;
-    struct buf *out;
-};
-
-/* A job that shares its key with an earlier one does not run, and one with a stored answer does not. */
-static bool runs(const struct plan *p, int i)
-{
-    return p->jobs->jobs[i].same_as < 0 && !(p->reuse && p->reuse[i]);
-}
-
-static void pad(struct buf *b, const char *s, int width)
-{
-    int n = width - width_text(s, strlen(s));
-    buf_str(b, s);
-    while (n-- > 0) buf_char(b, ' ');
-}
-
-static void show_counts(const struct plan *p)
-{
-    int i, n_run = 0, n_reuse = 0, n_same = 0;
-    for (i = 0; i < p->jobs->n; i++) {
-        if (runs(p, i))
-            n_run++;
-        else if (p->jobs->jobs[i].same_as >= 0)
-            n_same++;
-        else
-            n_reuse++;
-    }
-    buf_printf(p->out, "%s: %d job%s\n", p->s->experiment, p->jobs->n, p->jobs->n == 1 ? "" : "s");
-    buf_printf(p->out, "  run   %6d\n", n_run);
-    if (n_reuse) buf_printf(p->out, "  reuse %6d  answers are in the database\n", n_reuse);
-    if (n_same) buf_printf(p->out, "  same  %6d  as a job above, one answer for both labels\n", n_same);
-}
-
-/* Rows: conditions and controls in order; columns: prompts first..last. */
-static void show_grid(const struct plan *p, int first, int last)
-{
-    const char *previous = NULL;
-    int width = 4, i, k;
-    for (i = 0; i < p->jobs->n; i++) {
-        int w = width_text(p->jobs->jobs[i].condition_name, strlen(p->jobs->jobs[i].condition_name));
-        if (w > width) width = w;
-    }
-    pad(p->out, "jobs", width + 2);
-    for (k = first; k <= last; k++) buf_printf(p->out, "  %s", p->s->prompts[k].name);
-    buf_char(p->out, '\n');
-    for (i = 0; i < p->jobs->n && p->s->prompts[p->jobs->jobs[i].prompt].first == 0;
-         i++) { /* every prompt has the same conditions */
-        const char *name = p->jobs->jobs[i].condition_name;
-        int count = 0;
-        if (previous && strcmp(previous, name) == 0) continue;
-        previous = name;
-        for (k = i; k < p->jobs->n && p->jobs->jobs[k].prompt == 0; k++)
-            count += strcmp(p->jobs->jobs[k].condition_name, name) == 0;
-        buf_str(p->out, "  ");
-        pad(p->out, name, width);
-        for (k = first; k <= last; k++)
-            buf_printf(p->out, "  %*d", width_text(p->s->prompts[k].name, strlen(p->s->prompts[k].name)), count);
-        buf_char(p->out, '\n');
-    }
-}
-
 /* ---- positions ---- */
 
 static void show_at(const struct plan *p, int prompt, int width, const char *what, const int *at, int n)
 {
     const struct bound_prompt *b = &p->jobs->prompts[prompt];
     buf_str(p->out, "  ");
-    pad(p->out, b->prompt->name, width);
+    plan_pad(p->out, b->label, width);
     buf_printf(p->out, "  tokens %4d  ", b->n_tokens);
-    pad(p->out, what, 12);
+    plan_pad(p->out, what, 12);
     buf_printf(p->out, " → %-8s  %s\n", snippet_positions(p->mem, at, n), snippet_at(p->mem, b, at, n));
 }
 
@@ -134,18 +64,21 @@ static void show_edits(const struct plan *p, int first, int width)
 
 static void show_positions(const struct plan *p)
 {
-    int i, width = 0, last = -1;
+    enum { PROMPTS = 100 };
+    int i, width = 0, last = -1, shown = 0;
     for (i = 0; i < p->s->n_prompts; i++) {
-        int w = width_text(p->s->prompts[i].name, strlen(p->s->prompts[i].name));
+        int w = width_text(p->jobs->prompts[i].label, strlen(p->jobs->prompts[i].label));
         if (w > width) width = w;
     }
     buf_str(p->out, "positions\n");
     for (i = 0; i < p->jobs->n; i++) {
         if (p->jobs->jobs[i].prompt == last) continue;
         last = p->jobs->jobs[i].prompt;
+        if (shown++ >= PROMPTS) continue;
         show_spans(p, last, width);
         show_edits(p, i, width);
     }
+    if (shown > PROMPTS) buf_printf(p->out, "  … and %d more prompts\n", shown - PROMPTS);
 }
 
 /* ---- edits in flight ---- */
@@ -193,7 +126,7 @@ static void show_records(const struct plan *p)
     enum { ROWS = 12 };
     const struct job_record *last = NULL;
     int i, k, rows = 0;
-    for (i = 0; i < p->jobs->n && p->s->prompts[p->jobs->jobs[i].prompt].first == 0; i++) {
+    for (i = 0; i < p->jobs->n && p->jobs->jobs[i].prompt == 0; i++) {
         const struct job *j = &p->jobs->jobs[i];
         if (j->n_records == 0 || j->records == last) continue; /* one row for all values of its axes */
         last = j->records;
@@ -235,7 +168,7 @@ static bool *prompts_needed(const struct plan *p)
     int i, k;
     for (i = 0; i < p->jobs->n; i++) {
         const struct job *j = &p->jobs->jobs[i];
-        if (!runs(p, i)) continue;
+        if (plan_fate(p, i) != FATE_RUN) continue;
         needed[j->prompt] = true;
         for (k = 0; k < j->n_ops; k++) {
             const struct job_op *op = &j->ops[k];
@@ -264,7 +197,7 @@ static void show_cost(const struct plan *p)
     double kv = 0, recorded = 0;
     for (i = 0; i < p->jobs->n; i++) {
         const struct job *j = &p->jobs->jobs[i];
-        if (!runs(p, i)) continue;
+        if (plan_fate(p, i) != FATE_RUN) continue;
         n_run++;
         n_flight += in_flight(j);
         kv += capture_bytes(p, j);
@@ -286,14 +219,13 @@ static void show_cost(const struct plan *p)
     map_free(prefills);
 }
 
-void plan_text(const struct spec *s, const engine *en, const struct jobs *jobs, const bool *reuse, struct buf *out)
+void plan_text(const struct planned *what, struct buf *out)
 {
-    enum { COLUMNS = 6, GRID_PROMPTS = 24 };
-    struct plan p = {s, en, engine_info(en), jobs, reuse, arena_new(), out};
-    int i, shown = s->n_prompts <= GRID_PROMPTS ? s->n_prompts : COLUMNS;
-    show_counts(&p);
-    for (i = 0; i < shown; i += COLUMNS) show_grid(&p, i, i + COLUMNS < shown ? i + COLUMNS - 1 : shown - 1);
-    if (shown < s->n_prompts) buf_printf(out, "  … and the same for %d more prompts\n", s->n_prompts - shown);
+    struct plan p = {what->s, what->en, engine_info(what->en), what->jobs, what, arena_new(), out};
+    plan_counts(&p);
+    plan_grid(&p);
+    plan_sums(&p);
+    if (what->reasons) plan_reasons(&p);
     show_positions(&p);
     show_flight(&p);
     show_records(&p);
@@ -363,8 +295,12 @@ static json_t *records_json(const struct job *j)
     return all;
 }
 
-static json_t *job_json(const struct spec *s, const struct jobs *jobs, const bool *reuse, int i)
+static json_t *job_json(const struct plan *p, int i)
 {
+    const struct spec *s = p->s;
+    const struct jobs *jobs = p->jobs;
+    const struct peek *peek = p->what->peek;
+    bool reuse = peek && peek->what[i] == STORED_ANSWER;
     const struct job *j = &jobs->jobs[i];
     json_t *o = json_object(), *axes = json_object(), *ops = json_array();
     int k;
@@ -385,7 +321,10 @@ static json_t *job_json(const struct spec *s, const struct jobs *jobs, const boo
     json_object_set_new(o, "ops", ops);
     if (j->n_records) json_object_set_new(o, "records", records_json(j));
     json_object_set_new(o, "same_as", j->same_as >= 0 ? json_string(jobs->jobs[j->same_as].label) : json_null());
-    json_object_set_new(o, "reuse", json_boolean(reuse && reuse[i]));
+    json_object_set_new(o, "reuse", json_boolean(reuse));
+    json_object_set_new(o, "why", json_string(plan_why(p, i)));
+    if (reuse) json_object_set_new(o, "run", json_string(peek->runs[peek->run[i]].uuid));
+    if (p->what->only) json_object_set_new(o, "asked", json_boolean(p->what->only->asked[i]));
     json_object_set_new(o, "key_json", json_string(j->key_json));
     return o;
 }
@@ -401,25 +340,27 @@ static int add_json(struct buf *out, json_t *v, err *e)
     return 0;
 }
 
-int plan_json(const struct spec *s, const engine *en, const struct jobs *jobs, const bool *reuse, struct buf *out, err *e)
+int plan_json(const struct planned *what, struct buf *out, err *e)
 {
-    const struct engine_info *info = engine_info(en);
+    const struct spec *s = what->s;
+    const struct jobs *jobs = what->jobs;
+    const struct engine_info *info = engine_info(what->en);
+    struct plan p = {s, what->en, info, jobs, what, arena_new(), out};
     json_t *model =
         json_pack("{s:s, s:s, s:s}", "path", s->model_path, "name", info->name ? info->name : "", "kv", info->kv_dtype);
-    int i;
+    int i, n = 0, rc = 0;
     json_object_set_new(model, "sha256", hex(info->sha256));
     buf_str(out, "{\"experiment\":");
-    if (add_json(out, json_string(s->experiment), e)) {
-        json_decref(model);
-        return -1;
-    }
+    rc = add_json(out, json_string(s->experiment), e);
     buf_str(out, ",\n\"model\":");
-    if (add_json(out, model, e)) return -1;
+    if (add_json(out, model, e)) rc = -1;
     buf_str(out, ",\n\"jobs\":[");
-    for (i = 0; i < jobs->n; i++) { /* job by job: the tree of a large experiment would take gigabytes */
-        buf_str(out, i ? ",\n" : "\n");
-        if (add_json(out, job_json(s, jobs, reuse, i), e)) return -1;
+    for (i = 0; i < jobs->n && rc == 0; i++) { /* job by job: the tree of a large experiment would take gigabytes */
+        if (plan_fate(&p, i) == FATE_NONE) continue;
+        buf_str(out, n++ ? ",\n" : "\n");
+        rc = add_json(out, job_json(&p, i), e);
     }
     buf_str(out, "\n]}\n");
-    return 0;
+    arena_free(p.mem);
+    return rc;
 }

@@ -103,12 +103,14 @@ int run_open(struct run *r, const struct options *o, err *e)
     if (bind_prompts(r->spec, r->en, r->mem, r->diag, &r->prompts, e)) return fail(r, e);
     if (o->command == COMMAND_TOKENS) return 0;
     if (job_expand(&r->jobs, r->spec, r->en, r->prompts, r->diag, e)) return fail(r, e);
+    if (only_choose(&r->only, r->spec, r->jobs, o->only.v, o->only.n, e)) return fail(r, e);
     tell(r->diag);
     return 0;
 }
 
 void run_close(struct run *r)
 {
+    only_free(&r->only);
     job_free(r->jobs);
     engine_free(r->en);
     spec_free(r->spec);
@@ -118,16 +120,24 @@ void run_close(struct run *r)
 
 int run_plan(struct run *r, err *e)
 {
-    bool *answered = mem_array((size_t)r->jobs->n, sizeof *answered);
+    struct peek peek;
+    struct planned what = {.s = r->spec,
+                           .en = r->en,
+                           .jobs = r->jobs,
+                           .peek = &peek,
+                           .only = r->o->only.n ? &r->only : NULL,
+                           .reasons = r->o->reasons,
+                           .db = r->db};
     struct buf b = {0};
-    int rc = store_peek(r->db, r->jobs, engine_info(r->en)->numerics, answered, e);
-    if (rc == 0 && r->o->json)
-        rc = plan_json(r->spec, r->en, r->jobs, answered, &b, e);
-    else if (rc == 0)
-        plan_text(r->spec, r->en, r->jobs, answered, &b);
+    int rc = store_peek(r->db, r->jobs, engine_info(r->en)->numerics, &peek, e);
+    if (rc) return e->code;
+    if (r->o->json)
+        rc = plan_json(&what, &b, e);
+    else
+        plan_text(&what, &b);
     if (b.n) fwrite(b.p, 1, b.n, stdout);
     buf_free(&b);
-    free(answered);
+    peek_free(&peek);
     return rc ? e->code : 0;
 }
 
@@ -163,7 +173,7 @@ static int find_pending(struct loop *l, err *e)
     l->pending = mem_array((size_t)jobs->n, sizeof *l->pending);
     for (i = 0; i < jobs->n; i++) {
         int has;
-        if (jobs->jobs[i].same_as >= 0) continue;
+        if (jobs->jobs[i].same_as >= 0 || !l->r->only.needed[i]) continue;
         has = store_has(l->st, i, e);
         if (has < 0) return -1;
         if (has)
@@ -357,8 +367,11 @@ static void headline(const struct loop *l)
     const struct run *r = l->r;
     const struct engine_info *i = engine_info(r->en);
     if (r->o->quiet) return;
-    fprintf(stderr, "%s  %d jobs: %d to run, %d stored · %d prompts · %s %s (%02x%02x%02x…)\n", r->spec->experiment, r->jobs->n,
-            l->n_pending, r->jobs->n - l->n_pending, r->spec->n_prompts, i->name, i->weight_dtype, i->sha256[0], i->sha256[1],
+    fprintf(stderr, "%s  %d jobs", r->spec->experiment, r->only.n_asked);
+    if (r->only.n_needed > r->only.n_asked) fprintf(stderr, " and %d that they need", r->only.n_needed - r->only.n_asked);
+    if (r->only.n_needed < r->jobs->n) fprintf(stderr, " of %d", r->jobs->n);
+    fprintf(stderr, ": %d to run, %d stored · %d prompts · %s %s (%02x%02x%02x…)\n", l->n_pending,
+            r->only.n_needed - l->n_pending, r->spec->n_prompts, i->name, i->weight_dtype, i->sha256[0], i->sha256[1],
             i->sha256[2]);
     fprintf(stderr, "numerics %s · %s, %d threads · db %s\n", i->numerics, i->isa, i->threads, r->db);
 }
@@ -367,11 +380,11 @@ static void summary(const struct loop *l, int code)
 {
     const struct run *r = l->r;
     double s = (double)(progress_now_ms() - l->progress.started_ms) / 1000;
-    int done = l->progress.done - l->n_failed;
+    int done = l->progress.done - l->n_failed, stored = r->only.n_needed - l->n_pending;
     if (r->o->quiet) return;
     fprintf(stderr, "%s  %d of %d jobs in %.1f s: %d new, %d stored before, %d failed · %lld tokens\n",
-            code == 0 || code == ERR_FAIL ? "done" : "stop", done + r->jobs->n - l->n_pending, r->jobs->n, s, done,
-            r->jobs->n - l->n_pending, l->n_failed, (long long)l->progress.tokens);
+            code == 0 || code == ERR_FAIL ? "done" : "stop", done + stored, r->only.n_needed, s, done, stored, l->n_failed,
+            (long long)l->progress.tokens);
     if (l->n_failed) fprintf(stderr, "       what failed: kvrun sql --example 6 --db %s\n", r->db);
     if (code == EXIT_STOPPED || code == EXIT_INTERRUPTED)
         fprintf(stderr, "       safe to run again: only the missing jobs will run\n");
@@ -383,14 +396,14 @@ static int print_outcome(const struct loop *l, err *e)
     struct buf b = {0};
     int rc = 0;
     if (r->o->json) {
-        json_t *j = json_pack("{s:s,s:s,s:i,s:i}", "db", r->db, "run", store_run_uuid(l->st), "jobs", r->jobs->n, "failed",
-                              l->n_failed);
+        json_t *j = json_pack("{s:s,s:s,s:i,s:i}", "db", r->db, "run", store_run_uuid(l->st), "jobs", r->only.n_needed,
+                              "failed", l->n_failed);
         char *text = json_dumps(j, JSON_COMPACT);
         buf_printf(&b, "%s\n", text);
         free(text);
         json_decref(j);
     } else if (!r->o->quiet) {
-        rc = table_outcome(r->spec, r->jobs, l->st, r->o->color, &b, e);
+        rc = table_outcome(r->spec, r->jobs, r->only.asked, l->st, r->o->color, &b, e);
     }
     if (b.n) fwrite(b.p, 1, b.n, stdout);
     buf_free(&b);

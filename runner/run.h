@@ -11,6 +11,7 @@
 #define RUNNER_RUN_H
 
 #include "job.h"
+#include "only.h"
 #include "options.h"
 
 struct run {
@@ -21,6 +22,7 @@ struct run {
     arena *mem; /* of the prompts */
     struct bound_prompt *prompts;
     struct jobs *jobs;
+    struct only only;
     const char *db; /* decisions.md 6 */
 };
 

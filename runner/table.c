@@ -1,6 +1,7 @@
 /* table.c: collects the texts of an experiment's jobs into the outcome table (outcome.h draws it). */
 #include "table.h"
 
+#include "map.h"
 #include "outcome.h"
 #include "width.h"
 
@@ -13,9 +14,15 @@ enum { ROWS_MAX = 40, WIDTH_OF_A_FILE = 140 };
 
 struct table {
     arena *mem;
+    const struct spec *s;
+    const struct jobs *j;
+    const bool *shown; /* (j->n) */
+    bool axes;         /* jobs along axes have rows, too */
+    struct map *names; /* name of a row -> row */
     const char **rows; /* (n_rows) labels without their prompt */
-    int n_rows;
-    struct outcome_cell *cells; /* (n_rows, n_written): prompts that differ along axes share a column */
+    int *columns;      /* (n_written) the prompt's column, or -1: it has no job here */
+    int n_rows, n_columns;
+    struct outcome_cell *cells; /* (n_rows, n_columns) */
 };
 
 static bool use_colour(const char *colour)
@@ -31,16 +38,35 @@ static const char *row_name(const struct jobs *j, const struct job *job)
     return job->label + strlen(j->prompts[job->prompt].prompt->name) + 1;
 }
 
-/* The row of a name, made when it is new; a prompt's jobs come in one order, so the search starts behind the last hit. */
-static int row_of(struct table *t, const char *name, int *last)
+static bool has_row(const struct table *t, int job)
 {
-    int i;
-    for (i = 0; i < t->n_rows; i++) {
-        int at = (*last + 1 + i) % t->n_rows;
-        if (strcmp(t->rows[at], name) == 0) return *last = at;
+    return t->shown[job] && (t->axes || !t->j->jobs[job].n_values);
+}
+
+/* Finds rows and columns; without `axes` when there would be too many rows with them. */
+static void lay_out(struct table *t)
+{
+    int i, p;
+    t->names = map_new();
+    t->rows = arena_array(t->mem, (size_t)t->j->n, sizeof *t->rows);
+    for (i = 0; i < t->j->n && (t->n_rows <= ROWS_MAX || !t->axes); i++) {
+        const char *name = row_name(t->j, &t->j->jobs[i]);
+        if (has_row(t, i) && map_put(t->names, name, strlen(name), t->n_rows) < 0) t->rows[t->n_rows++] = name;
     }
-    t->rows[t->n_rows] = name;
-    return *last = t->n_rows++;
+    if (t->axes && t->n_rows > ROWS_MAX) {
+        map_free(t->names);
+        t->axes = false;
+        t->n_rows = 0;
+        lay_out(t);
+        return;
+    }
+    t->columns = arena_array(t->mem, (size_t)t->s->n_written, sizeof *t->columns);
+    for (p = 0; p < t->s->n_written; p++) t->columns[p] = -1;
+    for (i = 0; i < t->j->n; i++)
+        if (has_row(t, i)) t->columns[job_spec_prompt(t->s, t->j, i)] = 0;
+    for (p = 0; p < t->s->n_written; p++)
+        if (t->columns[p] == 0) t->columns[p] = t->n_columns++;
+    t->cells = arena_array(t->mem, (size_t)t->n_rows * (size_t)t->n_columns, sizeof *t->cells);
 }
 
 /* The newest answer of a job, as token ids where there is no text (a model without a tokenizer); note "failed" where there is
@@ -62,7 +88,7 @@ static int read_cell(sqlite3_stmt *find, struct table *t, const char *label, str
     return 0;
 }
 
-static int fill(struct table *t, const struct spec *s, const struct jobs *j, store *st, bool axes, err *e)
+static int fill(struct table *t, store *st, err *e)
 {
     static const char *const query =
         "SELECT coalesce(nullif(g.text, ''),"
@@ -70,15 +96,17 @@ static int fill(struct table *t, const struct spec *s, const struct jobs *j, sto
         " FROM spec_job sj JOIN attempt a ON a.job_id = sj.job_id LEFT JOIN generation g ON g.attempt_id = a.id"
         " WHERE sj.spec_id = ?1 AND sj.label = ?2 ORDER BY a.status = 'done' DESC, a.id DESC LIMIT 1";
     sqlite3_stmt *find = NULL;
-    int i, row = -1, rc = -1;
+    int i, rc = -1;
     if (sqlite3_prepare_v2(store_sqlite(st), query, -1, &find, NULL) != SQLITE_OK)
         return err_set(e, ERR_DB, "reading the answers: %s", sqlite3_errmsg(store_sqlite(st)));
     sqlite3_bind_int64(find, 1, store_spec_id(st));
-    for (i = 0; i < j->n; i++) {
-        const struct job *job = &j->jobs[i];
-        if (!axes && job->n_values) continue;
-        row_of(t, row_name(j, job), &row);
-        if (read_cell(find, t, job->label, &t->cells[row * s->n_written + s->prompts[job->prompt].first], e)) goto out;
+    for (i = 0; i < t->j->n; i++) {
+        const struct job *job = &t->j->jobs[i];
+        const char *name = row_name(t->j, job);
+        struct outcome_cell *row;
+        if (!has_row(t, i)) continue;
+        row = t->cells + (size_t)map_get(t->names, name, strlen(name)) * (size_t)t->n_columns;
+        if (read_cell(find, t, job->label, &row[t->columns[job_spec_prompt(t->s, t->j, i)]], e)) goto out;
     }
     rc = 0;
 out:
@@ -86,46 +114,57 @@ out:
     return rc;
 }
 
-/* Rows there would be, counted on the first prompt that has most jobs. */
-static int count_rows(const struct spec *s, const struct jobs *j, bool axes)
+/* The marks of the prompts that have columns. */
+static int marks_of(const struct table *t, const struct outcome_mark **out)
 {
-    int *per = mem_array((size_t)s->n_prompts, sizeof *per), i, most = 0;
-    for (i = 0; i < j->n; i++)
-        if ((axes || !j->jobs[i].n_values) && ++per[s->prompts[j->jobs[i].prompt].first] > most)
-            most = per[s->prompts[j->jobs[i].prompt].first];
-    free(per);
-    return most;
+    const struct outcome_mark *all;
+    struct outcome_mark *kept;
+    int i, k = 0, n = outcome_marks(t->s, t->mem, &all);
+    kept = arena_array(t->mem, (size_t)n, sizeof *kept);
+    for (i = 0; i < n; i++) {
+        if (all[i].column >= 0 && t->columns[all[i].column] < 0) continue;
+        kept[k] = all[i];
+        if (kept[k].column >= 0) kept[k].column = t->columns[kept[k].column];
+        k++;
+    }
+    *out = kept;
+    return k;
 }
 
-int table_outcome(const struct spec *s, const struct jobs *j, store *st, const char *colour, struct buf *out, err *e)
+int table_outcome(const struct spec *s, const struct jobs *j, const bool *shown, store *st, const char *colour, struct buf *out,
+                  err *e)
 {
-    struct table t = {.mem = arena_new()};
-    struct outcome o = {.n_columns = s->n_written, .width = width_terminal(WIDTH_OF_A_FILE), .colour = use_colour(colour)};
-    bool axes = count_rows(s, j, true) <= ROWS_MAX;
-    size_t room = (size_t)s->n_conditions + 2 + (axes ? ROWS_MAX : 0);
-    const char **columns = arena_array(t.mem, (size_t)s->n_written, sizeof *columns);
-    int *groups = arena_array(t.mem, (size_t)s->n_written, sizeof *groups), i, rc;
-    t.rows = arena_array(t.mem, room, sizeof *t.rows);
-    t.cells = arena_array(t.mem, room * (size_t)s->n_written, sizeof *t.cells);
-    rc = fill(&t, s, j, st, axes, e);
+    struct table t = {.mem = arena_new(), .s = s, .j = j, .shown = shown, .axes = true};
+    struct outcome o = {.width = width_terminal(WIDTH_OF_A_FILE), .colour = use_colour(colour)};
+    const char **columns;
+    int *groups, i, rc, n = 0;
+    lay_out(&t);
+    columns = arena_array(t.mem, (size_t)t.n_columns, sizeof *columns);
+    groups = arena_array(t.mem, (size_t)t.n_columns, sizeof *groups);
+    rc = fill(&t, st, e);
     if (rc == 0) {
         for (i = 0; i < s->n_written; i++) {
-            columns[i] = s->prompts[i].name;
-            groups[i] = s->prompts[i].other >= 0 && s->prompts[i].other < i ? s->prompts[i].other : i;
+            int other = s->prompts[i].other, c = t.columns[i];
+            if (c < 0) continue;
+            columns[c] = s->prompts[i].name;
+            groups[c] = other >= 0 && other < i && t.columns[other] >= 0 ? t.columns[other] : c;
         }
         o.rows = t.rows;
         o.n_rows = t.n_rows;
         o.columns = columns;
+        o.n_columns = t.n_columns;
         o.groups = groups;
         o.cells = t.cells;
-        o.n_marks = outcome_marks(s, t.mem, &o.marks);
-        outcome_text(&o, out);
-        if (!axes)
+        o.n_marks = marks_of(&t, &o.marks);
+        if (t.n_rows) outcome_text(&o, out);
+        for (i = 0; i < j->n; i++) n += shown[i];
+        if (!t.axes)
             buf_printf(
                 out,
-                "%d jobs in all; those along axes: kvrun sql \"SELECT label, text FROM v_result WHERE experiment = '%s'\"\n",
-                j->n, s->experiment);
+                "%d jobs in all; those along axes: kvrun sql \"SELECT label, text FROM v_result WHERE experiment = '%s'\"\n", n,
+                s->experiment);
     }
+    map_free(t.names);
     arena_free(t.mem);
     return rc;
 }

@@ -5,7 +5,9 @@
 #include "store.h"
 
 /* Appends the table to out: a row per condition (with axis values), a column per prompt. A sweep of more than 40 rows shows
-   the conditions without axes and says where the rest is. colour: "auto", "always", "never" or NULL. */
-int table_outcome(const struct spec *s, const struct jobs *j, store *st, const char *colour, struct buf *out, err *e);
+   the conditions without axes and says where the rest is. shown: (j->n) jobs that have a row. colour: "auto", "always", "never"
+   or NULL. */
+int table_outcome(const struct spec *s, const struct jobs *j, const bool *shown, store *st, const char *colour, struct buf *out,
+                  err *e);
 
 #endif

@@ -43,7 +43,7 @@ static void the_plan_shows_jobs_positions_and_cost(void **state)
 {
     (void)state;
     bound_good(&b, needle);
-    plan_text(b.s, &fake, b.j, NULL, &out);
+    plan_text(&(struct planned){.s = b.s, .en = &fake, .jobs = b.j}, &out);
     /* 2 baselines x (12 tokens at prefill + 22 at the end) x 2048 bytes = 139264 */
     assert_string_equal(out.p, "needle: 10 jobs\n"
                                "  run        8\n"
@@ -64,13 +64,25 @@ static void the_plan_shows_jobs_positions_and_cost(void **state)
 
 static void stored_answers_are_taken_off_the_plan(void **state)
 {
-    bool reuse[10] = {true, false, true};
+    enum stored what[10] = {STORED_ANSWER, STORED_ANSWER, STORED_ANSWER,    STORED_LESS,  STORED_LESS,
+                            STORED_ANSWER, STORED_ANSWER, STORED_ELSEWHERE, STORED_FAILED};
+    int run[10] = {0, 0, 1, 0, 0, 1, 1}, lacks[10] = {0, 0, 0, MOMENT_END | MOMENT_PREFILL};
+    struct peek_run runs[2] = {{.uuid = "0193a7c2-1", .day = "2026-11-20"}, {.uuid = "0193b000-2", .day = "2026-11-21"}};
+    struct peek peek = {what, run, lacks, runs, 2};
     (void)state;
     bound_good(&b, needle);
     assert_int_equal(b.j->n, 10);
-    plan_text(b.s, &fake, b.j, reuse, &out);
-    assert_non_null(strstr(out.p, "  run        6\n  reuse      2  answers are in the database\n  same       2"));
-    assert_non_null(strstr(out.p, "decode 6 × 10 tokens at most"));
+    plan_text(&(struct planned){.s = b.s, .en = &fake, .jobs = b.j, .peek = &peek, .reasons = true}, &out);
+    assert_non_null(strstr(
+        out.p,
+        "  run        5  1 new · 1 needs capture of activations · 1 needs capture prefill end · 1 answered under other "
+        "numerics · 1 failed before\n"
+        "  reuse      3  answers are in the database: 2 from run 0193b000 (2026-11-21), 1 from run 0193a7c2 (2026-11-20)\n"
+        "  same       2"));
+    assert_non_null(strstr(out.p, "why            run   reuse    same\n"
+                                  "  baseline         0       2       0\n"
+                                  "  again            0       0       2\n"));
+    assert_non_null(strstr(out.p, "decode 5 × 10 tokens at most"));
 }
 
 static void the_plan_as_json_holds_every_job_resolved(void **state)
@@ -79,7 +91,7 @@ static void the_plan_as_json_holds_every_job_resolved(void **state)
     err e = {0};
     (void)state;
     bound_good(&b, needle);
-    assert_int_equal(plan_json(b.s, &fake, b.j, NULL, &out, &e), 0);
+    assert_int_equal(plan_json(&(struct planned){.s = b.s, .en = &fake, .jobs = b.j}, &out, &e), 0);
     v = json_loads(out.p, 0, NULL);
     assert_non_null(v);
     assert_string_equal(json_string_value(json_object_get(v, "experiment")), "needle");
@@ -121,7 +133,7 @@ static void the_plan_tells_edits_in_flight_and_what_is_recorded(void **state)
     err e = {0};
     (void)state;
     bound_good(&b, flight);
-    plan_text(b.s, &fake, b.j, NULL, &out);
+    plan_text(&(struct planned){.s = b.s, .en = &fake, .jobs = b.j}, &out);
     /* 4 jobs record (2 + 1) vectors of 16 and one of 1000 numbers: 4 * 1048 * 4 bytes */
     assert_non_null(strstr(out.p, "edits in flight\n"
                                   "  sf/zero  zero v  layers 0..1  heads 1  at 3\n"
@@ -137,7 +149,7 @@ static void the_plan_tells_edits_in_flight_and_what_is_recorded(void **state)
                            "cost   2 prefills, 14 tokens · 8 jobs with a prefill of their own · decode 8 × 10 tokens at most "
                            "· KV to store 0 kB raw · activations to store 17 kB raw\n"));
     out.n = 0;
-    assert_int_equal(plan_json(b.s, &fake, b.j, NULL, &out, &e), 0);
+    assert_int_equal(plan_json(&(struct planned){.s = b.s, .en = &fake, .jobs = b.j}, &out, &e), 0);
     v = json_loads(out.p, 0, NULL);
     job = json_array_get(json_object_get(v, "jobs"), 3);
     op = json_array_get(json_object_get(job, "ops"), 0);
