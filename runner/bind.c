@@ -1,10 +1,6 @@
-/* bind.c: prompts become text and tokens, with the places of their slots; see bind.h. Selectors: select.c.
- *
- * Where a slot's value ends up in a rendered chat is found by rendering twice: once as it is, once with each value between
- * two private-use characters of its own. A template that changes the text around a value (trims it, escapes it) gives
- * another text without the markers, and is refused instead of guessed at.
+/* bind.c: prompts become text and tokens, with the places of their slots; see bind.h. Chats: bind_chat.c. Selectors: select.c.
  */
-#include "bind.h"
+#include "bind_in.h"
 
 #include "select.h"
 
@@ -12,168 +8,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MARK_FIRST = 0xf0000, MARK_END = 0xffffe, TEXT_MAX = 1 << 28 };
+enum { TEXT_MAX = 1 << 28 };
 
-/* Where the value of a slot lies; half open. */
-struct place {
-    int slot, start, end;
-};
-struct places {
-    struct place *p;
-    int n;
-};
+/* ---- text ---- */
 
-static void place_add(struct places *l, int slot, size_t start, size_t end)
+bool bind_adds_bos(const struct engine_info *info, const struct prompt *p)
 {
-    if ((l->n & (l->n - 1)) == 0) l->p = mem_grow(l->p, l->n ? 2 * (size_t)l->n : 1, sizeof *l->p);
-    l->p[l->n++] = (struct place){slot, (int)start, (int)end};
+    return p->add_bos == 1 || (p->add_bos < 0 && p->kind == PROMPT_TEXT && info->add_bos);
 }
 
-/* ---- slots into text ---- */
-
-static void add_mark(struct buf *b, int cp)
+int bind_text(const engine *en, const struct prompt *p, arena *mem, struct diag *d, struct buf *out, struct places *places,
+              err *e)
 {
-    const char s[4] = {(char)(0xf0 | cp >> 18), (char)(0x80 | (cp >> 12 & 63)), (char)(0x80 | (cp >> 6 & 63)),
-                       (char)(0x80 | (cp & 63))};
-    buf_add(b, s, sizeof s);
-}
-
-/* The code point of plane 15 at s, or -1: U+F0000..U+FFFFF are the bytes F3 B0..BF xx xx. */
-static int read_mark(const char *s, size_t n)
-{
-    const unsigned char *u = (const unsigned char *)s;
-    if (n < 4 || u[0] != 0xf3 || u[1] < 0xb0 || utf8_len(s, n) != 4) return -1;
-    return 0xf0000 | (u[1] & 15) << 12 | (u[2] & 63) << 6 | (u[3] & 63);
-}
-
-/* Appends t with its slots filled in; first_mark > 0: each value between its two markers; places (or NULL) grows. */
-static void fill(const struct template *t, const struct prompt *p, int first_mark, struct buf *out, struct places *places)
-{
-    int i;
-    for (i = 0; i < t->n; i++) {
-        const struct piece *piece = &t->pieces[i];
-        size_t start = out->n;
-        if (piece->slot < 0) {
-            buf_add(out, piece->text, piece->len);
-            continue;
-        }
-        if (first_mark) add_mark(out, first_mark + 2 * piece->slot);
-        buf_str(out, p->slots[piece->slot].value);
-        if (first_mark) add_mark(out, first_mark + 2 * piece->slot + 1);
-        if (places) place_add(places, piece->slot, start, out->n);
-    }
-}
-
-/* ---- chats ---- */
-
-struct chat_text {
-    const struct engine *en;
-    const struct prompt *p;
-    arena *mem;
-    struct diag *d;
-};
-
-/* The rendered chat; -1: d tells, or e. */
-static int render_chat(const struct chat_text *c, int first_mark, struct buf *out, err *e)
-{
-    const struct prompt *p = c->p;
-    struct chat_msg *msgs = arena_array(c->mem, (size_t)p->n_turns, sizeof *msgs);
-    err why = {0};
-    bool whole;
-    int i;
-    for (i = 0; i < p->n_turns; i++) {
-        struct buf b = {0};
-        fill(&p->turns[i].content, p, first_mark, &b, NULL);
-        msgs[i] = (struct chat_msg){p->turns[i].role, arena_strndup(c->mem, b.p ? b.p : "", b.n)};
-        whole = strlen(msgs[i].content) == b.n;
-        buf_free(&b);
-        if (!whole) {
-            diag_add(c->d, DIAG_ERROR, "E308", p->turns[i].at, 1, "a chat turn cannot hold the character U+0000");
-            return -1;
-        }
-    }
-    if (engine_chat(c->en, msgs, p->n_turns, true, out, &why) == 0) return 0;
-    if (why.code == ERR_INPUT) {
-        diag_add(c->d, DIAG_ERROR, "E306", p->at, (int)strlen(p->name), "prompt '%s': the model's chat template: %s", p->name,
-                 why.msg);
-        return -1;
-    }
-    err_set(e, why.code, "%s", why.msg);
-    return err_in(e, "prompt '%s'", p->name);
-}
-
-/* First marker of a row that no text of the prompt uses; -1 when there is no room. */
-static int free_marks(const char *text, size_t n, int n_slots)
-{
-    int first = MARK_FIRST, cp;
-    size_t i;
-    for (i = 0; i < n; i++)
-        if ((cp = read_mark(text + i, n - i)) >= first) first = cp + 1;
-    return first + 2 * n_slots <= MARK_END ? first : -1;
-}
-
-/* Takes the markers out of b, and the places from them. -1: they are not where a value begins and ends. */
-static int take_marks(struct buf *b, int first, int n_slots, struct places *out)
-{
-    size_t i = 0, n = 0, start = 0;
-    int open = -1;
-    while (i < b->n) {
-        int cp = read_mark(b->p + i, b->n - i), slot = cp < first ? -1 : (cp - first) / 2;
-        if (slot < 0 || slot >= n_slots) {
-            b->p[n++] = b->p[i++];
-            continue;
-        }
-        if ((cp - first) % 2 == 0) {
-            if (open >= 0) return -1;
-            open = slot;
-            start = n;
-        } else {
-            if (open != slot) return -1;
-            place_add(out, slot, start, n);
-            open = -1;
-        }
-        i += 4;
-    }
-    b->n = n;
-    return open < 0 ? 0 : -1;
-}
-
-static bool has_slots(const struct prompt *p)
-{
-    int i, j;
-    for (i = 0; i < p->n_turns; i++)
-        for (j = 0; j < p->turns[i].content.n; j++)
-            if (p->turns[i].content.pieces[j].slot >= 0) return true;
-    return false;
-}
-
-static int chat_text(const struct chat_text *c, struct buf *out, struct places *places, err *e)
-{
-    const struct prompt *p = c->p;
-    struct buf marked = {0};
-    int first, rc = -1;
-    if (render_chat(c, 0, out, e)) return -1;
-    if (has_slots(p)) {
-        first = free_marks(out->p, out->n, p->n_slots);
-        if (first < 0) {
-            diag_add(c->d, DIAG_ERROR, "E307", p->at, (int)strlen(p->name),
-                     "prompt '%s' uses the private characters U+F0000..U+FFFFD that are needed to find its slots", p->name);
-            goto out;
-        }
-        if (render_chat(c, first, &marked, e)) goto out;
-        if (take_marks(&marked, first, p->n_slots, places) || marked.n != out->n || memcmp(marked.p, out->p, out->n) != 0) {
-            diag_add(c->d, DIAG_ERROR, "E307", p->at, (int)strlen(p->name),
-                     "prompt '%s': the chat template changes the text around a slot, so its place cannot be told", p->name);
-            diag_help(c->d, "help: no white space at the edges of a slot's value or of a turn that begins or ends with a slot; "
-                            "or write the rendered chat as text:");
-            goto out;
-        }
-    }
-    fill(&p->answer, p, 0, out, places);
-    rc = 0;
-out:
-    buf_free(&marked);
-    return rc;
+    if (p->kind == PROMPT_CHAT) return bind_chat(en, p, mem, d, out, places, e);
+    if (p->kind == PROMPT_TEXT) bind_fill(&p->text, p, 0, out, places);
+    return 0;
 }
 
 /* ---- tokens ---- */
@@ -182,7 +31,7 @@ static int text_tokens(const engine *en, struct bound_prompt *b, arena *mem, str
 {
     const struct engine_info *info = engine_info(en);
     const struct prompt *p = b->prompt;
-    bool bos = p->add_bos == 1 || (p->add_bos < 0 && p->kind == PROMPT_TEXT && info->add_bos);
+    bool bos = bind_adds_bos(info, p);
     struct tokens t = {0};
     if (p->add_bos == 1 && info->bos < 0) {
         diag_add(d, DIAG_ERROR, "E308", p->at, (int)strlen(p->name),
@@ -246,16 +95,25 @@ static void hash_ids(const struct engine_info *info, struct bound_prompt *b, are
 
 /* ---- spans ---- */
 
-static void make_spans(struct bound_prompt *b, const struct places *places, arena *mem)
+static void add_span(struct bound_prompt *b, const char *name, int nth, int start, int end)
+{
+    struct span *s = &b->spans[b->n_spans++];
+    *s = (struct span){.name = name, .nth = nth, .byte_start = start, .byte_end = end};
+    select_touch(b, s);
+}
+
+/* The needle of a haystack stands at `needle` of its value. */
+static void make_spans(struct bound_prompt *b, const struct places *places, int needle, arena *mem)
 {
     int *used = arena_array(mem, (size_t)b->prompt->n_slots, sizeof *used), i;
-    b->spans = arena_array(mem, (size_t)places->n, sizeof *b->spans);
-    b->n_spans = places->n;
+    b->spans = arena_array(mem, 2 * (size_t)places->n, sizeof *b->spans);
     for (i = 0; i < places->n; i++) {
         const struct place *pl = &places->p[i];
-        b->spans[i] = (struct span){
-            .name = b->prompt->slots[pl->slot].name, .nth = ++used[pl->slot], .byte_start = pl->start, .byte_end = pl->end};
-        select_touch(b, &b->spans[i]);
+        const struct slot *slot = &b->prompt->slots[pl->slot];
+        const struct haystack *h = slot->haystack;
+        int at = pl->start + needle;
+        add_span(b, slot->name, ++used[pl->slot], pl->start, pl->end);
+        if (h && h->needle) add_span(b, h->needle, used[pl->slot], at, at + (int)strlen(h->text));
     }
 }
 
@@ -287,17 +145,29 @@ static int check_model(const struct engine_info *info, const struct prompt *p, s
     return 0;
 }
 
-static int bind_prompt(const engine *en, struct bound_prompt *b, arena *mem, struct diag *d, err *e)
+static bool has_haystack(const struct prompt *p)
+{
+    int i;
+    for (i = 0; i < p->n_slots; i++)
+        if (p->slots[i].haystack) return true;
+    return false;
+}
+
+static int bind_prompt(const struct spec *s, const engine *en, struct bound_prompt *b, arena *mem, struct diag *d, err *e)
 {
     const struct engine_info *info = engine_info(en);
     const struct prompt *p = b->prompt;
+    struct prompt *cut;
     struct places places = {0};
     struct buf text = {0};
-    int rc = -1;
+    int rc = -1, needle = 0;
     b->text = "";
     if (check_model(info, p, d)) goto out;
-    if (p->kind == PROMPT_TEXT) fill(&p->text, p, 0, &text, &places);
-    if (p->kind == PROMPT_CHAT && chat_text(&(struct chat_text){en, p, mem, d}, &text, &places, e)) goto out;
+    if (has_haystack(p)) {
+        if (bind_haystack(s, en, p, mem, d, &cut, &needle, e)) goto out;
+        b->prompt = p = cut;
+    }
+    if (bind_text(en, p, mem, d, &text, &places, e)) goto out;
     if (text.n > TEXT_MAX) {
         diag_add(d, DIAG_ERROR, "E303", p->at, (int)strlen(p->name), "prompt '%s' has %zu bytes; at most %d are taken", p->name,
                  text.n, TEXT_MAX);
@@ -307,13 +177,25 @@ static int bind_prompt(const engine *en, struct bound_prompt *b, arena *mem, str
     b->n_bytes = (int)text.n;
     if (p->kind == PROMPT_TOKENS ? given_tokens(info, b, mem, d) : text_tokens(en, b, mem, d, e)) goto out;
     if (check_length(info, b, d)) goto out;
-    make_spans(b, &places, mem);
+    make_spans(b, &places, needle, mem);
     hash_ids(info, b, mem);
     rc = 0;
 out:
     buf_free(&text);
     free(places.p);
     return rc;
+}
+
+static const char *label_of(const struct spec *s, const struct prompt *p, arena *mem)
+{
+    struct buf b = {0};
+    const char *label;
+    int i;
+    buf_str(&b, p->name);
+    for (i = 0; i < p->n_values; i++) buf_printf(&b, "/%s=%s", s->axes[p->values[i].axis].name, p->values[i].text);
+    label = arena_strdup(mem, b.p);
+    buf_free(&b);
+    return label;
 }
 
 int bind_prompts(const struct spec *s, const engine *en, arena *mem, struct diag *d, struct bound_prompt **out, err *e)
@@ -323,7 +205,12 @@ int bind_prompts(const struct spec *s, const engine *en, arena *mem, struct diag
     for (i = 0; i < s->n_prompts; i++) {
         err why = {0};
         all[i].prompt = &s->prompts[i];
-        if (bind_prompt(en, &all[i], mem, d, &why) == 0) continue;
+        all[i].en = en;
+        all[i].index = i;
+        all[i].label = label_of(s, &s->prompts[i], mem);
+        all[i].text = "";
+        if (s->prompts[i].idle) continue;
+        if (bind_prompt(s, en, &all[i], mem, d, &why) == 0) continue;
         if (why.code) return err_set(e, why.code, "%s", why.msg);
         rc = -1;
     }

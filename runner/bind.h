@@ -17,12 +17,16 @@ struct span {
     int nth; /* from 1 */
     int byte_start, byte_end;
     int tok_start, tok_end; /* tokens touched */
-    const char *edges;      /* "exact", "space" (the first token also holds a space before), "partial" */
+    const char *edges;      /* "exact", "space" (the first token also holds a space before), "partial" (it covers
+                               some token in part), "include", "exclude" (the same, and what a selector said about them first) */
 };
 
 struct bound_prompt {
     const struct prompt *prompt;
-    const char *text; /* rendered, with answer_starts; "" for PROMPT_TOKENS */
+    const engine *en;  /* of the tokens; borrowed */
+    int index;         /* of the prompt in the spec */
+    const char *label; /* its name; where a prompt depends on axes, "name/axis=value..." */
+    const char *text;  /* rendered, with answer_starts; "" for PROMPT_TOKENS */
     int n_bytes;
     struct token *tokens; /* (n_tokens) */
     int *ids;             /* (n_tokens) the same ids alone */
@@ -36,6 +40,14 @@ struct bound_prompt {
 int bind_prompts(const struct spec *s, const engine *en, arena *mem, struct diag *d, struct bound_prompt **out, err *e);
 /* Positions, rising and without doubles, that a selector means in a prompt. -1: d tells (with a table when ambiguous). */
 int bind_select(const struct bound_prompt *p, const struct select *sel, arena *mem, struct diag *d, int **at, int *n);
+/* The same for a selector by a score that only a run can tell (attention, key_norm): the candidates, and how many of them are
+   taken; which ones, nobody knows here, and bind_select refuses it. */
+int bind_score(const struct bound_prompt *p, const struct select *sel, arena *mem, struct diag *d, int **at, int *n,
+               int *count);
+/* Appends bytes that are equal for two selectors when they say the same at the same place of the spec. */
+void select_key(const struct select *sel, struct buf *out);
+/* Writes down in the spans of p what sel decided about tokens that a slot's value covers only in part. */
+void bind_decided(struct bound_prompt *p, const struct select *sel);
 /* Indices that ranges mean among `count` things; what: "layer", "head". -1: d tells. */
 int bind_ranges(const struct ranges *r, int count, const char *what, const char *model, arena *mem, struct diag *d, int **out,
                 int *n);

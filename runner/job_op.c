@@ -58,29 +58,44 @@ static void add_int(struct buf *b, int v)
     buf_add(b, &v, sizeof v);
 }
 
+int job_same_values(const struct expand *x, int prompt, int named, struct mark at)
+{
+    const struct prompt *p = &x->s->prompts[prompt], *q;
+    int i, k, v, found = -1, n = 0;
+    for (i = 0; i < x->s->n_prompts; i++) {
+        bool same = true;
+        q = &x->s->prompts[i];
+        if (q->first != named || q->extra != p->extra) continue;
+        for (k = 0; k < q->n_values; k++)
+            for (v = 0; v < p->n_values; v++)
+                if (q->values[k].axis == p->values[v].axis && strcmp(q->values[k].text, p->values[v].text) != 0) same = false;
+        if (!same) continue;
+        if (n++ == 0) found = i;
+    }
+    if (n == 1) return found;
+    diag_add(x->d, DIAG_ERROR, "E324", at, 1,
+             n ? "prompt '%s' is one for each value of its axes, and nothing says which one '%s' takes values from"
+               : "no prompt '%s' has the values of '%s'",
+             x->s->prompts[named].name, p->name);
+    return -1;
+}
+
 struct chosen job_choose(struct expand *x, int prompt, const struct select *sel, bool warn)
 {
     struct buf key = {0};
     struct chosen c = {NULL, -1};
-    int i, found;
+    int found;
     add_int(&key, prompt);
     add_int(&key, warn);
-    add_int(&key, (int)sel->kind);
-    add_int(&key, sel->nth);
-    add_int(&key, sel->at.line); /* the same selector at another place has errors of its own */
-    add_int(&key, sel->at.col);
-    if (sel->kind == SELECT_TOKENS) {
-        add_int(&key, sel->tokens.all);
-        for (i = 0; i < sel->tokens.n; i++) add_int(&key, sel->tokens.r[i].first), add_int(&key, sel->tokens.r[i].last);
-    } else
-        buf_str(&key, sel->text);
+    select_key(sel, &key); /* the same selector at another place has errors of its own */
     found = map_put(x->selects, key.p, key.n, x->n_chosen);
     buf_free(&key);
     if (found >= 0) return x->chosen[found];
     if (bind_select(&x->prompts[prompt], sel, x->mem, x->d, &c.at, &c.n))
         c.n = -1;
-    else if (warn)
-        warn_chosen(x, &x->prompts[prompt], sel, &c);
+    else
+        bind_decided(&x->prompts[prompt], sel);
+    if (c.n >= 0 && warn) warn_chosen(x, &x->prompts[prompt], sel, &c);
     if ((x->n_chosen & (x->n_chosen - 1)) == 0)
         x->chosen = mem_grow(x->chosen, x->n_chosen ? 2 * (size_t)x->n_chosen : 1, sizeof *x->chosen);
     return x->chosen[x->n_chosen++] = c;
@@ -125,8 +140,8 @@ int job_donor(const struct expand *x, int prompt, const struct donor *d)
                      "prompt '%s' has no other: prompt: other needs an entry with two names", name);
         return other;
     }
-    for (i = 0; i < x->s->n_prompts; i++)
-        if (d->prompt && strcmp(x->s->prompts[i].name, d->prompt) == 0) return i;
+    for (i = 0; i < x->s->n_written; i++)
+        if (d->prompt && strcmp(x->s->prompts[i].name, d->prompt) == 0) return job_same_values(x, prompt, i, d->at);
     diag_add(x->d, DIAG_ERROR, "E322", d->at, 1, "there is no prompt '%s' to take values from", d->prompt ? d->prompt : "");
     return -1;
 }

@@ -61,6 +61,8 @@ int job_rules_check(const struct expand *x); /* every rule has removed something
 
 /* Positions of a prompt that a selector means; found once. warn: an operation will change them. n = -1: told why not. */
 struct chosen job_choose(struct expand *x, int prompt, const struct select *sel, bool warn);
+/* Of the prompts with the name of `named`, the one whose values agree with those of `prompt`, or -1: d tells. */
+int job_same_values(const struct expand *x, int prompt, int named, struct mark at);
 /* The prompt that a donor of an operation on `prompt` names, or -1: d tells. */
 int job_donor(const struct expand *x, int prompt, const struct donor *d);
 

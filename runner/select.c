@@ -1,270 +1,329 @@
-/* select.c: selectors become positions, ranges become indices; see bind.h.
+/* select.c: selectors become positions, ranges become indices; see bind.h. Places in the text: select_hit.c.
  *
- * Spans are bytes: a token belongs to a span when it shares a byte with it, so a character split over tokens takes all
- * of them. A first token may hold white space before the span (" SF"), nothing else may stick out.
+ * A selector fills a map of the prompt's tokens; what is made of other selectors works on their maps.
  */
 #include "select.h"
 
+#include "regex.h"
 #include "snippet.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = 8, SHOWN = 60, WINDOWS = 2000 };
+enum { ROWS = 8 };
 
-/* ---- bytes to tokens ---- */
-
-void select_touch(const struct bound_prompt *p, struct span *s)
-{
-    int low = 0, high = p->n_tokens, first, last, i;
-    while (low < high) { /* the first token that ends behind the span's start */
-        int mid = low + (high - low) / 2;
-        if (p->tokens[mid].end > s->byte_start)
-            high = mid;
-        else
-            low = mid + 1;
-    }
-    s->tok_start = s->tok_end = low;
-    s->edges = "exact";
-    if (s->byte_start == s->byte_end) return;
-    while (s->tok_end < p->n_tokens && p->tokens[s->tok_end].start < s->byte_end) s->tok_end++;
-    if (s->tok_end == s->tok_start) return;
-    first = p->tokens[s->tok_start].start;
-    last = p->tokens[s->tok_end - 1].end;
-    if (first < s->byte_start) s->edges = "space";
-    for (i = first; i < s->byte_start; i++)
-        if (!isspace((unsigned char)p->text[i])) s->edges = "partial";
-    if (last > s->byte_end) s->edges = "partial";
-}
-
-/* ---- what a selector finds ---- */
-
-struct hits {
-    struct span *h; /* (n) in order of their bytes */
-    int n;
-};
-
-struct search {
+struct find {
     const struct bound_prompt *p;
-    const struct select *sel;
     arena *mem;
     struct diag *d;
-    const char *shown; /* the text or slot for messages */
+    size_t work, *regex; /* steps left: for everything, for regular expressions */
 };
 
-static void hit_add(struct hits *l, struct span s)
+static int fill(struct find *f, const struct select *sel, unsigned char *on);
+
+/* ---- maps ---- */
+
+static int first_on(const struct find *f, const unsigned char *on)
 {
-    if ((l->n & (l->n - 1)) == 0) l->h = mem_grow(l->h, l->n ? 2 * (size_t)l->n : 1, sizeof *l->h);
-    l->h[l->n++] = s;
+    const unsigned char *p = memchr(on, 1, (size_t)f->p->n_tokens);
+    return p ? (int)(p - on) : -1;
 }
 
-static void find_text(const struct search *q, struct hits *out)
+static int last_on(const struct find *f, const unsigned char *on)
 {
-    const struct bound_prompt *p = q->p;
-    size_t n = strlen(q->sel->text);
-    const char *end = p->text + p->n_bytes, *s = p->text;
-    while (n && (s = memmem(s, (size_t)(end - s), q->sel->text, n))) {
-        struct span h = {q->sel->text, out->n + 1, (int)(s - p->text), (int)(s - p->text + (ptrdiff_t)n), 0, 0, NULL};
-        select_touch(p, &h);
-        hit_add(out, h);
-        s++;
-    }
+    const unsigned char *p = memrchr(on, 1, (size_t)f->p->n_tokens);
+    return p ? (int)(p - on) : -1;
 }
 
-static void find_slot(const struct search *q, struct hits *out)
+static void to_list(const struct find *f, const unsigned char *on, int **at, int *n)
 {
-    int i;
-    for (i = 0; i < q->p->n_spans; i++)
-        if (strcmp(q->p->spans[i].name, q->sel->text) == 0) hit_add(out, q->p->spans[i]);
+    int i, k = 0;
+    for (i = *n = 0; i < f->p->n_tokens; i++) *n += on[i];
+    *at = arena_array(f->mem, (size_t)*n, sizeof **at);
+    for (i = 0; i < f->p->n_tokens; i++)
+        if (on[i]) (*at)[k++] = i;
 }
 
-/* ---- nothing found: what does the prompt say? ---- */
-
-static bool is_word(char c)
+/* A row of a table under an error: what `on` holds. */
+static void show(const struct find *f, const char *what, const unsigned char *on)
 {
-    return isalnum((unsigned char)c) || (unsigned char)c >= 0x80;
+    int *at, n;
+    to_list(f, on, &at, &n);
+    diag_help(f->d, "%-7s pos %s  %s", what, snippet_positions(f->mem, at, n), snippet_at(f->mem, f->p, at, n));
 }
 
-/* Bytes at s that `count` words take; 0 when there are fewer. */
-static size_t words_len(const char *s, size_t n, int count)
-{
-    size_t i = 0;
-    while (count > 0) {
-        while (i < n && !is_word(s[i])) i++;
-        if (i == n) return 0;
-        while (i < n && is_word(s[i])) i++;
-        count--;
-    }
-    return i;
-}
+/* ---- set algebra ---- */
 
-static int count_words(const char *s)
+static int out_of_order(const struct find *f, const struct select *sel, const unsigned char *a, const unsigned char *b)
 {
-    int n = 0;
-    for (; *s; s++) n += is_word(*s) && !is_word(s[1]);
-    return n;
-}
-
-/* The stretch of as many words that is nearest to the text looked for, or NULL. */
-static const char *nearest_words(const struct search *q)
-{
-    const struct bound_prompt *p = q->p;
-    const char **list = arena_array(q->mem, WINDOWS + 1, sizeof *list);
-    int count = count_words(q->sel->text), n = 0, i;
-    for (i = 0; count > 0 && i < p->n_bytes && n < WINDOWS; i++) {
-        size_t len;
-        if (!is_word(p->text[i]) || (i && is_word(p->text[i - 1]))) continue;
-        len = words_len(p->text + i, (size_t)(p->n_bytes - i), count);
-        if (len) list[n++] = arena_strndup(q->mem, p->text + i, len);
-    }
-    for (i = 0; i < n; i++)
-        if (strcasecmp(list[i], q->sel->text) == 0) return list[i];
-    return nearest_word(q->sel->text, list);
-}
-
-static int not_found(const struct search *q)
-{
-    const struct bound_prompt *p = q->p;
-    const struct select *sel = q->sel;
-    const char *near;
-    int i;
-    if (sel->kind == SELECT_SLOT) {
-        for (i = 0; i < p->prompt->n_slots && strcmp(p->prompt->slots[i].name, sel->text) != 0;) i++;
-        diag_add(q->d, DIAG_ERROR, "E312", sel->at, sel->width,
-                 i < p->prompt->n_slots ? "slot '%s' does not occur in the text of prompt '%s'"
-                                        : "there is no slot '%s' in prompt '%s'",
-                 q->shown, p->prompt->name);
-        return -1;
-    }
-    if (!*sel->text) {
-        diag_add(q->d, DIAG_ERROR, "E313", sel->at, sel->width, "an empty text selects no token");
-        return -1;
-    }
-    diag_add(q->d, DIAG_ERROR, "E312", sel->at, sel->width, "'%s' does not occur in prompt '%s'", q->shown, p->prompt->name);
-    near = nearest_words(q);
-    if (near)
-        diag_help(q->d, "help: the prompt says '%s'", snippet_text(q->mem, near, strlen(near), SHOWN));
-    else
-        diag_help(q->d, "help: the prompt says '%s'", snippet_text(q->mem, p->text, (size_t)p->n_bytes, SHOWN));
+    diag_add(f->d, DIAG_ERROR, "E319", sel->at, sel->width,
+             "between: the second part begins at position %d of prompt '%s', the first ends at %d", first_on(f, b),
+             f->p->prompt->name, last_on(f, a));
+    show(f, "first", a);
+    show(f, "second", b);
     return -1;
 }
 
-/* ---- which of the hits ---- */
-
-static const char *positions_of(const struct search *q, const struct span *h)
+/* Positions from..to-1. */
+static void set_range(unsigned char *on, int from, int to)
 {
-    if (h->tok_end - h->tok_start < 2) return arena_printf(q->mem, "%d", h->tok_start);
-    return arena_printf(q->mem, "%d..%d", h->tok_start, h->tok_end - 1);
+    if (from < to) memset(on + from, 1, (size_t)(to - from));
 }
 
-static void show_hits(const struct search *q, const struct hits *hits)
+/* What the maps of the parts make of `on`. */
+static int combine(const struct find *f, const struct select *sel, unsigned char *const *part, unsigned char *on)
 {
-    const char *bytes[ROWS], *tokens[ROWS];
-    int i, n = hits->n < ROWS ? hits->n : ROWS, wb = 0, wt = 0;
-    for (i = 0; i < n; i++) {
-        bytes[i] = arena_printf(q->mem, "%d..%d", hits->h[i].byte_start, hits->h[i].byte_end);
-        tokens[i] = positions_of(q, &hits->h[i]);
-        if ((int)strlen(bytes[i]) > wb) wb = (int)strlen(bytes[i]);
-        if ((int)strlen(tokens[i]) > wt) wt = (int)strlen(tokens[i]);
+    int n = f->p->n_tokens, i, k;
+    switch (sel->kind) {
+    case SELECT_AFTER: set_range(on, last_on(f, part[0]) + 1, n); return 0;
+    case SELECT_BEFORE: set_range(on, 0, first_on(f, part[0])); return 0;
+    case SELECT_BETWEEN:
+        if (first_on(f, part[1]) <= last_on(f, part[0])) return out_of_order(f, sel, part[0], part[1]);
+        set_range(on, last_on(f, part[0]) + 1, first_on(f, part[1]));
+        return 0;
+    case SELECT_NOT:
+        for (i = 0; i < n; i++) on[i] = !part[0][i];
+        return 0;
+    default:
+        for (i = 0; i < n; i++) {
+            int count = 0;
+            for (k = 0; k < sel->n_parts; k++) count += part[k][i];
+            on[i] = sel->kind == SELECT_ANY ? count > 0 : count == sel->n_parts;
+        }
+        return 0;
     }
-    for (i = 0; i < n; i++)
-        diag_help(q->d, "nth %d  bytes %-*s  token %-*s  %s", hits->h[i].nth, wb, bytes[i], wt, tokens[i],
-                  snippet_span(q->mem, q->p, hits->h[i].tok_start, hits->h[i].tok_end));
-    if (hits->n > ROWS) diag_help(q->d, "… and %d more", hits->n - ROWS);
 }
 
-/* Narrows hits to those that nth means: *first (of hits) and *count. */
-static int choose(const struct search *q, const struct hits *hits, int *first, int *count)
+/* Nothing is left: the parts show why. */
+static int none_left(const struct find *f, const struct select *sel, unsigned char *const *part)
 {
-    const struct select *sel = q->sel;
-    const char *name = q->p->prompt->name;
-    bool slot = sel->kind == SELECT_SLOT;
-    *first = 0;
-    *count = hits->n;
-    if (hits->n == 0) return not_found(q);
-    if (sel->nth == SELECT_ALL || (sel->nth == SELECT_ONLY && hits->n == 1)) return 0;
-    *count = 1;
-    if (sel->nth == SELECT_LAST)
-        *first = hits->n - 1;
+    static const char *const words[] = {[SELECT_AFTER] = "after", [SELECT_BEFORE] = "before", [SELECT_BETWEEN] = "between",
+                                        [SELECT_NOT] = "not",     [SELECT_ANY] = "any",       [SELECT_BOTH] = "both"};
+    int k;
+    diag_add(f->d, DIAG_ERROR, "E313", sel->at, sel->width, "%s: no position of prompt '%s' is selected; it has 0..%d",
+             words[sel->kind], f->p->prompt->name, f->p->n_tokens - 1);
+    for (k = 0; k < sel->n_parts && k < ROWS; k++) show(f, arena_printf(f->mem, "part %d", k + 1), part[k]);
+    return -1;
+}
+
+static int fill_parts(struct find *f, const struct select *sel, unsigned char *on)
+{
+    size_t n = (size_t)f->p->n_tokens;
+    unsigned char **part = mem_array((size_t)sel->n_parts, sizeof *part);
+    int k, rc = 0;
+    for (k = 0; k < sel->n_parts && !rc; k++) {
+        part[k] = mem_alloc(n);
+        rc = fill(f, &sel->parts[k], part[k]);
+    }
+    if (!rc) rc = combine(f, sel, part, on);
+    if (!rc && first_on(f, on) < 0) rc = none_left(f, sel, part);
+    for (k = 0; k < sel->n_parts; k++) free(part[k]);
+    free(part);
+    return rc;
+}
+
+/* ---- scores ---- */
+
+static const char *const score_names[] = {"position", "attention", "key_norm"};
+
+/* How many of n candidates are taken. A share is rounded to the nearest number, halves up. */
+static int share_of(const struct find *f, const struct select *sel, int n, int *count)
+{
+    const char *word = sel->highest ? "highest" : "lowest";
+    *count = sel->per_cent ? (int)(((int64_t)n * sel->per_cent + 50) / 100) : sel->count;
+    if (*count >= 1 && *count <= n) return 0;
+    if (sel->per_cent)
+        diag_add(f->d, DIAG_ERROR, "E333", sel->at, sel->width, "%s: %d %% of %d position%s of prompt '%s' is none", word,
+                 sel->per_cent, n, n == 1 ? "" : "s", f->p->prompt->name);
     else
-        *first = sel->nth - 1;
-    if (sel->nth == SELECT_ONLY) {
-        diag_add(q->d, DIAG_ERROR, "E311", sel->at, sel->width,
-                 slot ? "slot '%s' is used %d times in prompt '%s'; say which one"
-                      : "'%s' occurs %d times in prompt '%s'; say which one",
-                 q->shown, hits->n, name);
-        show_hits(q, hits);
-        if (slot)
-            diag_help(q->d, "help: at: { slot: %s, nth: 1 }   or nth: last, or nth: all", q->shown);
-        else
-            diag_help(q->d,
-                      "help: at: { text: \"%s\", nth: 1 }   or put it in the prompt as {{name}} and use at: { slot: name }",
-                      q->shown);
+        diag_add(f->d, DIAG_ERROR, "E333", sel->at, sel->width, "%s: %d of %d position%s of prompt '%s' cannot be taken", word,
+                 sel->count, n, n == 1 ? "" : "s", f->p->prompt->name);
+    return -1;
+}
+
+static int candidates_of(struct find *f, const struct select *sel, int **at, int *n, int *count)
+{
+    unsigned char *on = mem_alloc((size_t)f->p->n_tokens);
+    int rc = -1;
+    if (fill(f, &sel->parts[0], on)) goto out;
+    to_list(f, on, at, n);
+    rc = share_of(f, sel, *n, count);
+out:
+    free(on);
+    return rc;
+}
+
+static int fill_score(struct find *f, const struct select *sel, unsigned char *on)
+{
+    int *at, n, count, i;
+    if (sel->score != SCORE_POSITION) {
+        diag_add(f->d, DIAG_ERROR, "E334", sel->at, sel->width,
+                 "score: %s is known only when the job runs; only the positions of an operation can wait for it",
+                 score_names[sel->score]);
         return -1;
     }
-    if (*first < 0 || *first >= hits->n) {
-        diag_add(q->d, DIAG_ERROR, "E314", sel->at, sel->width, "nth %d: %s'%s' occurs %d time%s in prompt '%s'", sel->nth,
-                 slot ? "slot " : "", q->shown, hits->n, hits->n == 1 ? "" : "s", name);
-        show_hits(q, hits);
-        return -1;
-    }
+    if (candidates_of(f, sel, &at, &n, &count)) return -1;
+    for (i = 0; i < count; i++) on[at[sel->highest ? n - 1 - i : i]] = 1;
     return 0;
 }
 
-static int check_hit(const struct search *q, const struct span *h)
+/* ---- one selector ---- */
+
+static int fill_tokens(struct find *f, const struct select *sel, unsigned char *on)
 {
-    const struct select *sel = q->sel;
-    const char *kind = sel->kind == SELECT_SLOT ? "the value of slot " : "";
-    if (h->tok_start == h->tok_end) {
-        diag_add(q->d, DIAG_ERROR, "E313", sel->at, sel->width, "slot '%s' is empty in prompt '%s': it selects no token",
-                 q->shown, q->p->prompt->name);
+    const struct bound_prompt *p = f->p;
+    int *at, n, i;
+    if (bind_ranges(&sel->tokens, p->n_tokens, "token", arena_printf(f->mem, "prompt '%s'", p->prompt->name), f->mem, f->d, &at,
+                    &n))
         return -1;
-    }
-    if (strcmp(h->edges, "partial") == 0) {
-        diag_add(q->d, DIAG_ERROR, "E310", sel->at, sel->width, "%s'%s' covers only a part of its tokens in prompt '%s'", kind,
-                 q->shown, q->p->prompt->name);
-        diag_help(q->d, "bytes %d..%d  token %s  %s", h->byte_start, h->byte_end, positions_of(q, h),
-                  snippet_span(q->mem, q->p, h->tok_start, h->tok_end));
-        diag_help(q->d, "help: select whole tokens; only white space before the text may belong to its first token");
-        return -1;
-    }
+    for (i = 0; i < n; i++) on[at[i]] = 1;
     return 0;
+}
+
+static int fill_bos(struct find *f, const struct select *sel, unsigned char *on)
+{
+    const struct bound_prompt *p = f->p;
+    int bos = p->en ? engine_info(p->en)->bos : -1;
+    if (bos >= 0 && p->tokens[0].id == bos) {
+        on[0] = 1;
+        return 0;
+    }
+    diag_add(f->d, DIAG_ERROR, "E315", sel->at, sel->width,
+             bos < 0 ? "prompt '%s' has no BOS: the model knows none" : "prompt '%s' does not begin with the model's BOS",
+             p->prompt->name);
+    if (bos >= 0) diag_help(f->d, "pos 0  %s", snippet_span(f->mem, p, 0, 1));
+    if (bos >= 0 && p->prompt->kind != PROMPT_TOKENS) diag_help(f->d, "help: add_bos: true puts it in front");
+    return -1;
+}
+
+/* Widens `on` by tokens to both sides; leaving the prompt is an error. */
+static int widen(const struct find *f, const struct select *sel, unsigned char *on)
+{
+    int n = f->p->n_tokens, first = first_on(f, on), last = last_on(f, on), l = sel->expand[0], r = sel->expand[1], i,
+        until = -1;
+    unsigned char *old;
+    if (l == 0 && r == 0) return 0;
+    if (first < l || last + r >= n) {
+        diag_add(f->d, DIAG_ERROR, "E316", sel->at, sel->width,
+                 "expand: [%d, %d] leaves prompt '%s', which has positions 0..%d", l, r, f->p->prompt->name, n - 1);
+        show(f, "without", on);
+        return -1;
+    }
+    old = mem_alloc((size_t)n);
+    memcpy(old, on, (size_t)n);
+    for (i = 0; i < n; i++) { /* to the right */
+        if (old[i]) until = i + r;
+        if (i <= until) on[i] = 1;
+    }
+    for (i = n - 1, until = n; i >= 0; i--) { /* to the left */
+        if (old[i]) until = i - l;
+        if (i >= until && until < n) on[i] = 1;
+    }
+    free(old);
+    return 0;
+}
+
+static int fill_kind(struct find *f, const struct select *sel, unsigned char *on)
+{
+    switch (sel->kind) {
+    case SELECT_SLOT:
+    case SELECT_TEXT:
+    case SELECT_REGEX:
+    case SELECT_ROLE: return select_hits(f->p, sel, f->mem, f->d, f->regex, on);
+    case SELECT_TOKENS: return fill_tokens(f, sel, on);
+    case SELECT_BOS: return fill_bos(f, sel, on);
+    case SELECT_ALL_OF: memset(on, 1, (size_t)f->p->n_tokens); return 0;
+    case SELECT_SCORE: return fill_score(f, sel, on);
+    case SELECT_GEN:
+        diag_add(f->d, DIAG_ERROR, "E334", sel->at, sel->width, "gen: new tokens are no positions of prompt '%s'",
+                 f->p->prompt->name);
+        return -1;
+    default: return fill_parts(f, sel, on);
+    }
+}
+
+/* Sets the map of the tokens that sel means. */
+static int fill(struct find *f, const struct select *sel, unsigned char *on)
+{
+    size_t cost = (size_t)f->p->n_tokens + (size_t)f->p->n_bytes;
+    if (cost > f->work) {
+        diag_add(f->d, DIAG_ERROR, "E331", sel->at, sel->width, "these positions have too many parts for prompt '%s'",
+                 f->p->prompt->name);
+        return -1;
+    }
+    f->work -= cost;
+    if (fill_kind(f, sel, on)) return -1;
+    return widen(f, sel, on);
+}
+
+static struct find start(const struct bound_prompt *p, arena *mem, struct diag *d, size_t *regex)
+{
+    size_t cost = (size_t)p->n_tokens + (size_t)p->n_bytes;
+    *regex = regex_work((size_t)p->n_bytes);
+    return (struct find){p, mem, d, (200u << 20) + 64 * cost, regex};
 }
 
 int bind_select(const struct bound_prompt *p, const struct select *sel, arena *mem, struct diag *d, int **at, int *n)
 {
-    struct search q = {p, sel, mem, d, NULL};
-    struct hits hits = {0};
-    int first, count, i, tok, rc = -1;
-    if (sel->kind == SELECT_TOKENS)
-        return bind_ranges(&sel->tokens, p->n_tokens, "token", arena_printf(mem, "prompt '%s'", p->prompt->name), mem, d, at,
-                           n);
-    q.shown = snippet_text(mem, sel->text, strlen(sel->text), SHOWN);
-    if (p->prompt->kind == PROMPT_TOKENS) {
-        diag_add(d, DIAG_ERROR, "E317", sel->at, sel->width, "prompt '%s' is given as ids and has no text to find '%s' in",
-                 p->prompt->name, q.shown);
-        diag_help(d, "help: at: { tokens: [..] }");
-        return -1;
-    }
-    if (sel->kind == SELECT_SLOT)
-        find_slot(&q, &hits);
-    else
-        find_text(&q, &hits);
-    if (choose(&q, &hits, &first, &count)) goto out;
-    for (i = first, *n = 0; i < first + count; i++) {
-        if (check_hit(&q, &hits.h[i])) goto out;
-        *n += hits.h[i].tok_end - hits.h[i].tok_start;
-    }
-    *at = arena_array(mem, (size_t)*n, sizeof **at);
-    for (i = first, *n = 0; i < first + count; i++) /* two hits may touch the same token */
-        for (tok = hits.h[i].tok_start; tok < hits.h[i].tok_end; tok++)
-            if (*n == 0 || tok > (*at)[*n - 1]) (*at)[(*n)++] = tok;
-    rc = 0;
-out:
-    free(hits.h);
+    size_t regex;
+    struct find f = start(p, mem, d, &regex);
+    unsigned char *on = mem_alloc((size_t)p->n_tokens);
+    int rc = fill(&f, sel, on);
+    if (!rc) to_list(&f, on, at, n);
+    free(on);
     return rc;
+}
+
+int bind_score(const struct bound_prompt *p, const struct select *sel, arena *mem, struct diag *d, int **at, int *n, int *count)
+{
+    size_t regex;
+    struct find f = start(p, mem, d, &regex);
+    return candidates_of(&f, sel, at, n, count);
+}
+
+/* ---- what was decided about edges ---- */
+
+/* The last span of this name, or -1. */
+static int last_span(const struct bound_prompt *p, const char *name)
+{
+    int i = p->n_spans - 1;
+    while (i >= 0 && strcmp(p->spans[i].name, name) != 0) i--;
+    return i;
+}
+
+void bind_decided(struct bound_prompt *p, const struct select *sel)
+{
+    bool include = sel->edges == EDGES_INCLUDE, exclude = sel->edges == EDGES_EXCLUDE;
+    int i;
+    for (i = 0; i < sel->n_parts; i++) bind_decided(p, &sel->parts[i]);
+    for (i = 0; sel->kind == SELECT_SLOT && (include || exclude) && i < p->n_spans; i++) {
+        struct span *s = &p->spans[i];
+        if (strcmp(s->name, sel->text) != 0 || (sel->nth > 0 && s->nth != sel->nth)) continue;
+        if (sel->nth == SELECT_LAST && i != last_span(p, sel->text)) continue;
+        if (strcmp(s->edges, "partial") == 0 || (exclude && strcmp(s->edges, "space") == 0))
+            s->edges = include ? "include" : "exclude";
+    }
+}
+
+/* ---- what a selector says, as bytes ---- */
+
+static void add_int(struct buf *b, int v)
+{
+    buf_add(b, &v, sizeof v);
+}
+
+void select_key(const struct select *sel, struct buf *out)
+{
+    const int v[] = {(int)sel->kind,       sel->nth,       sel->with_markers,      (int)sel->edges,
+                     sel->expand[0],       sel->expand[1], (int)sel->score,        sel->highest,
+                     sel->count,           sel->per_cent,  sel->at.line,           sel->at.col,
+                     (int)sel->tokens.all, sel->tokens.n,  (int)strlen(sel->text), sel->n_parts};
+    int i;
+    buf_add(out, v, sizeof v);
+    buf_str(out, sel->text);
+    for (i = 0; i < sel->tokens.n; i++) add_int(out, sel->tokens.r[i].first), add_int(out, sel->tokens.r[i].last);
+    for (i = 0; i < sel->n_parts; i++) select_key(&sel->parts[i], out);
 }
 
 /* ---- ranges ---- */

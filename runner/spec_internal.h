@@ -25,7 +25,7 @@ struct names {
 /* The public spec and what later calls of spec_ops look up. */
 struct spec_own {
     struct spec s; /* first: a struct spec * is a struct spec_own * */
-    struct names prompts, axes, conditions, slots;
+    struct names prompts, axes, conditions, slots, files;
     struct names members;         /* of zips, "axis.member": index ZIP_MEMBERS * axis + member */
     const struct node **at_nodes; /* (n_axes) AXIS_POSITIONS: the selector as written */
     bool *prompt_uses;            /* (n_axes) prompts depend on it: a condition may be over it without naming it */
@@ -123,10 +123,19 @@ void spec_captures(struct reader *r, struct spec *s, const struct node *v);     
 void spec_metrics(struct reader *r, struct spec *s, const struct node *v);        /* spec_measure.c */
 void spec_excludes(struct reader *r, struct spec_own *o, const struct node *v);   /* spec_sweep.c */
 void spec_includes(struct reader *r, struct spec_own *o, const struct node *v);   /* spec_sweep.c */
+void spec_files(struct reader *r, struct spec_own *o, const struct node *v);      /* spec_file.c */
+/* spec_haystack.c. A slot's value that is a map: checks its keys, finds the needle's name (NULL: none) and text. */
+bool spec_haystack(struct reader *r, const struct node *v, const struct node **name, const struct node **text);
+/* Adds the axes that prompts depend on to what every condition is over. */
+void spec_over_prompts(struct reader *r, struct spec_own *o);
+/* Makes a prompt of each combination of the axes that haystacks name; all axes and rules are known. */
+void spec_variants(struct reader *r, struct spec_own *o);
 /* A position selector; `only`: index of the one prompt it is for, or -1: all, for the sake of `what`. */
 void spec_select(struct reader *r, const struct node *v, int only, const char *what, struct select *out); /* spec_select.c */
-bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                      /* spec_op.c */
-void spec_put_values(struct reader *r, const struct axis_value *values, int n);                           /* spec_op.c */
+/* Says so when sel, written at v, names new tokens where there are none: steps tells whether there are. */
+void spec_select_when(struct reader *r, const struct node *v, const struct select *sel, bool steps); /* spec_select.c */
+bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                 /* spec_op.c */
+void spec_put_values(struct reader *r, const struct axis_value *values, int n);                      /* spec_op.c */
 
 /* The tree with the values of the command line put in; what is wrong with them is said. */
 struct node *spec_set(struct reader *r, struct node *root, const char *const *sets, int n); /* spec_set.c */

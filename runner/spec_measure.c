@@ -71,7 +71,9 @@ static void read_tensors(struct reader *r, const struct node *v, struct tensors 
     if (layers) spec_ranges(r, layers, "layers", true, &c->layers);
     if (layers && r->wrong == wrong && !(c->sites & ~SITE_LOGITS))
         spec_wrong(r, layers, "E229", "embed and logits are no layer's: leave layers out");
-    if (spec_field(f, "at")) spec_select(r, spec_field(f, "at"), -1, "capture", &c->select);
+    if (!spec_field(f, "at")) return;
+    spec_select(r, spec_field(f, "at"), -1, "capture", &c->select);
+    spec_select_when(r, spec_field(f, "at"), &c->select, false);
 }
 
 void spec_captures(struct reader *r, struct spec *s, const struct node *v)

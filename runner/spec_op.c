@@ -69,7 +69,10 @@ static void read_from(struct reader *r, const struct node *v, struct donor *d)
     at = spec_field(f, "at");
     if (prompt) only = read_donor_prompt(r, prompt, d);
     check_donor_condition(r, v, spec_field(f, "condition"));
-    if (at) spec_select(r, at, only, "operation", &d->select);
+    if (at) {
+        spec_select(r, at, only, "operation", &d->select);
+        spec_select_when(r, at, &d->select, false);
+    }
 }
 
 /* One side of a difference of recorded vectors. */
@@ -82,7 +85,9 @@ static void read_side(struct reader *r, const struct node *v, const char *name, 
     d->at = v->at;
     if (!spec_map(r, v, name, f)) return;
     if (spec_field(f, "prompt")) only = read_donor_prompt(r, spec_field(f, "prompt"), d);
-    if (spec_field(f, "at")) spec_select(r, spec_field(f, "at"), only, "operation", &d->select);
+    if (!spec_field(f, "at")) return;
+    spec_select(r, spec_field(f, "at"), only, "operation", &d->select);
+    spec_select_when(r, spec_field(f, "at"), &d->select, false);
 }
 
 static void read_vector(struct reader *r, const struct node *v, struct op_vector *x)
@@ -271,7 +276,10 @@ static void read_op(struct reader *r, const struct node *v, struct op *op)
         op->heads_at = heads->at;
         spec_ranges(r, heads, "heads", true, &op->heads);
     }
-    if (spec_field(f, "at")) spec_select(r, spec_field(f, "at"), -1, "operation", &op->select);
+    if (spec_field(f, "at")) {
+        spec_select(r, spec_field(f, "at"), -1, "operation", &op->select);
+        if (together) spec_select_when(r, spec_field(f, "at"), &op->select, op->when == WHEN_STEPS);
+    }
     op->donor.select = op->select;
     if (!known) return;
     read_transplant(r, f, op);
