@@ -208,7 +208,7 @@ static int expand_all(struct expand *x, struct jobs *all, err *e)
         }
     if (rc == 0) rc = job_rules_check(x);
     if (rc == 0 && all->n == 0) {
-        diag_add(x->d, DIAG_ERROR, "E374", x->s->excludes[0].at, x->s->excludes[0].width, "exclude leaves no job at all");
+        diag_add(x->d, DIAG_ERROR, "E356", x->s->excludes[0].at, x->s->excludes[0].width, "exclude leaves no job at all");
         rc = -1;
     }
     if (rc || job_controls_end(x, all) || job_donors_find(x, all)) return -1;

@@ -115,6 +115,33 @@ def test_only_runs_what_is_asked_for_and_what_that_needs(sweep, tmp_path):
     assert fingerprint(db) == fingerprint(whole)
 
 
+def test_only_computes_donors_and_whatever_numbers_are_made_of(tiny, tmp_path):
+    spec, db = tmp_path / "needs.yaml", tmp_path / "r.db"
+    spec.write_text(f"""\
+kvrun: 1
+experiment: needs
+model: {{ path: {tiny} }}
+prompts:
+  - {{ name: [a, b], slots: {{ city: [SF, NY] }}, text: "I am flying to {{{{city}}}} next week. Which city?" }}
+conditions:
+  - name: baseline
+  - name: zero
+    apply: [{{ op: zero, layers: all, at: {{ slot: city }}, when: finished_cache }}]
+  - name: from_zero
+    apply:
+      - {{ op: transplant, layers: all, at: {{ slot: city }}, from: {{ prompt: other, condition: zero }}, when: finished_cache }}
+  - name: alone
+    apply: [{{ op: scale, by: 2, layers: all, at: {{ slot: city }}, when: finished_cache }}]
+decode: {{ max_tokens: 4, stop: none, after_edit: rerun_last }}
+metrics:
+  - {{ name: lead, logit_diff: [" SF", " NY"] }}
+  - {{ name: back, recovery: lead, clean: {{ condition: baseline }}, corrupt: {{ prompt: other, condition: baseline }} }}
+""")
+    run(spec, "--db", db, "-q", "--only", "a/from_zero")
+    assert {r["label"] for r in sql(db, "SELECT label FROM v_result")} == {"a/from_zero", "b/zero", "a/baseline", "b/baseline"}
+    assert sql(db, "SELECT count(*) AS n FROM v_metric WHERE metric = 'back' AND label = 'a/from_zero'")[0]["n"] == 1
+
+
 def test_only_that_matches_nothing_says_what_there_is(sweep):
     words = run(sweep, "--only", "b/window/*", check=2).stderr
     assert "--only 'b/window/*': no job has such a label" in words
