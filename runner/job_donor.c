@@ -101,7 +101,7 @@ int job_feeds(struct expand *x)
     int i, rc = 0;
     for (i = 0; i < x->s->n_prompts; i++) {
         x->feed[i] = x->s->decode.after_edit == AFTER_REUSE_LOGITS ? 0 : 1;
-        if (x->s->decode.after_edit == AFTER_FEED && (x->feed[i] = feed_of(x, i)) < 0) rc = -1;
+        if (x->s->decode.after_edit == AFTER_FEED && x->prompts[i].n_tokens && (x->feed[i] = feed_of(x, i)) < 0) rc = -1;
     }
     return rc;
 }
@@ -119,8 +119,8 @@ int job_donor(const struct expand *x, int prompt, const struct donor *d)
         return other;
     }
     if (!d->prompt) return prompt;
-    for (i = 0; i < x->s->n_prompts; i++)
-        if (strcmp(x->s->prompts[i].name, d->prompt) == 0) return i;
+    for (i = 0; i < x->s->n_written; i++)
+        if (strcmp(x->s->prompts[i].name, d->prompt) == 0) return job_same_values(x, prompt, i, d->at);
     diag_add(x->d, DIAG_ERROR, "E322", d->at, 1, "there is no prompt '%s' to take values from", d->prompt);
     return -1;
 }

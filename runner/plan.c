@@ -15,7 +15,7 @@ static void show_at(const struct plan *p, int prompt, int width, const char *wha
 {
     const struct bound_prompt *b = &p->jobs->prompts[prompt];
     buf_str(p->out, "  ");
-    plan_pad(p->out, b->prompt->name, width);
+    plan_pad(p->out, b->label, width);
     buf_printf(p->out, "  tokens %4d  ", b->n_tokens);
     plan_pad(p->out, what, 12);
     buf_printf(p->out, " → %-8s  %s\n", snippet_positions(p->mem, at, n), snippet_at(p->mem, b, at, n));
@@ -64,18 +64,21 @@ static void show_edits(const struct plan *p, int first, int width)
 
 static void show_positions(const struct plan *p)
 {
-    int i, width = 0, last = -1;
+    enum { PROMPTS = 100 };
+    int i, width = 0, last = -1, shown = 0;
     for (i = 0; i < p->s->n_prompts; i++) {
-        int w = width_text(p->s->prompts[i].name, strlen(p->s->prompts[i].name));
+        int w = width_text(p->jobs->prompts[i].label, strlen(p->jobs->prompts[i].label));
         if (w > width) width = w;
     }
     buf_str(p->out, "positions\n");
     for (i = 0; i < p->jobs->n; i++) {
         if (p->jobs->jobs[i].prompt == last) continue;
         last = p->jobs->jobs[i].prompt;
+        if (shown++ >= PROMPTS) continue;
         show_spans(p, last, width);
         show_edits(p, i, width);
     }
+    if (shown > PROMPTS) buf_printf(p->out, "  … and %d more prompts\n", shown - PROMPTS);
 }
 
 /* ---- edits in flight ---- */
@@ -231,13 +234,18 @@ static void show_cost(const struct plan *p)
         n_prefill++;
         tokens += p->jobs->prompts[i].n_tokens;
     }
-    buf_printf(p->out, "cost   %d prefill%s, %ld tokens · ", n_prefill, n_prefill == 1 ? "" : "s", tokens);
+    buf_printf(p->out, "cost   %d prefill%s, %ld tokens", n_prefill, n_prefill == 1 ? "" : "s", tokens);
+    if (n_run - n_flight > 1) buf_printf(p->out, ", shared by %d jobs", n_run - n_flight);
+    buf_str(p->out, " · ");
     if (n_flight)
         buf_printf(p->out, "%d job%s with a prefill of %s own · ", n_flight, n_flight == 1 ? "" : "s",
                    n_flight == 1 ? "its" : "their");
     buf_printf(p->out, "decode %d × %d tokens at most · KV to store %s raw", n_run, p->s->decode.max_tokens,
                bytes_text(p->mem, kv));
+    if (kv > 0) buf_printf(p->out, ", %s of it in different chunks", bytes_text(p->mem, plan_unique_bytes(p)));
     if (recorded > 0) buf_printf(p->out, " · activations to store %s raw", bytes_text(p->mem, recorded));
+    if (p->what->db && plan_free_bytes(p->what->db) >= 0)
+        buf_printf(p->out, " · %s free", bytes_text(p->mem, plan_free_bytes(p->what->db)));
     buf_char(p->out, '\n');
     map_free(prefills);
 }

@@ -184,14 +184,14 @@ static void show_grid(const struct plan *p, const struct rows *r, const int *cou
         plan_pad(p->out, r->names[i], r->width);
         for (k = first; k <= last; k++)
             buf_printf(p->out, "  %*d", width_text(p->s->prompts[k].name, strlen(p->s->prompts[k].name)),
-                       counts[(size_t)i * (size_t)p->s->n_prompts + (size_t)k]);
+                       counts[(size_t)i * (size_t)p->s->n_written + (size_t)k]);
         buf_char(p->out, '\n');
     }
 }
 
 void plan_grid(const struct plan *p)
 {
-    int i, n = p->s->n_prompts, shown = n <= GRID_PROMPTS ? n : COLUMNS, *counts;
+    int i, n = p->s->n_written, shown = n <= GRID_PROMPTS ? n : COLUMNS, *counts;
     struct rows r = {0};
     find_rows(p, &r);
     counts = arena_array(p->mem, (size_t)r.n * (size_t)n, sizeof *counts);
@@ -234,11 +234,11 @@ static void show_product(const struct plan *p, const struct condition *c, const 
     int k, i, varying = 0;
     bool *varies = arena_array(p->mem, (size_t)c->n_over, sizeof *varies);
     for (k = 0; k < c->n_over; k++) {
-        for (i = 1; i < s->n_prompts; i++) varies[k] |= sum->counts[i * c->n_over + k] != sum->counts[k];
+        for (i = 1; i < s->n_written; i++) varies[k] |= sum->counts[i * c->n_over + k] != sum->counts[k];
         varying += varies[k];
     }
-    if (varying != 1 && s->n_prompts > 1) {
-        buf_printf(p->out, "%d prompts", s->n_prompts);
+    if (varying != 1 && s->n_written > 1) {
+        buf_printf(p->out, "%d prompts", s->n_written);
         by = " x ";
     }
     for (k = 0; k < c->n_over; k++) {
@@ -246,8 +246,8 @@ static void show_product(const struct plan *p, const struct condition *c, const 
         by = " x ";
         if (!varies[k]) {
             buf_printf(p->out, "%d %s", sum->counts[k], s->axes[c->over[k]].name);
-        } else if (varying == 1 && s->n_prompts <= TERMS) {
-            for (i = 0; i < s->n_prompts; i++) buf_printf(p->out, "%s%d", i ? " + " : "(", sum->counts[i * c->n_over + k]);
+        } else if (varying == 1 && s->n_written <= TERMS) {
+            for (i = 0; i < s->n_written; i++) buf_printf(p->out, "%s%d", i ? " + " : "(", sum->counts[i * c->n_over + k]);
             buf_printf(p->out, ") %s", s->axes[c->over[k]].name);
         } else {
             buf_printf(p->out, "its own %s", s->axes[c->over[k]].name);

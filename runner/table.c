@@ -20,7 +20,7 @@ struct table {
     bool axes;         /* jobs along axes have rows, too */
     struct map *names; /* name of a row -> row */
     const char **rows; /* (n_rows) labels without their prompt */
-    int *columns;      /* (n_prompts) the prompt's column, or -1: it has no job here */
+    int *columns;      /* (n_written) the prompt's column, or -1: it has no job here */
     int n_rows, n_columns;
     struct outcome_cell *cells; /* (n_rows, n_columns) */
 };
@@ -60,11 +60,11 @@ static void lay_out(struct table *t)
         lay_out(t);
         return;
     }
-    t->columns = arena_array(t->mem, (size_t)t->s->n_prompts, sizeof *t->columns);
-    for (p = 0; p < t->s->n_prompts; p++) t->columns[p] = -1;
+    t->columns = arena_array(t->mem, (size_t)t->s->n_written, sizeof *t->columns);
+    for (p = 0; p < t->s->n_written; p++) t->columns[p] = -1;
     for (i = 0; i < t->j->n; i++)
         if (has_row(t, i)) t->columns[job_spec_prompt(t->s, t->j, i)] = 0;
-    for (p = 0; p < t->s->n_prompts; p++)
+    for (p = 0; p < t->s->n_written; p++)
         if (t->columns[p] == 0) t->columns[p] = t->n_columns++;
     t->cells = arena_array(t->mem, (size_t)t->n_rows * (size_t)t->n_columns, sizeof *t->cells);
 }
@@ -143,7 +143,7 @@ int table_outcome(const struct spec *s, const struct jobs *j, const bool *shown,
     groups = arena_array(t.mem, (size_t)t.n_columns, sizeof *groups);
     rc = fill(&t, st, e);
     if (rc == 0) {
-        for (i = 0; i < s->n_prompts; i++) {
+        for (i = 0; i < s->n_written; i++) {
             int other = s->prompts[i].other, c = t.columns[i];
             if (c < 0) continue;
             columns[c] = s->prompts[i].name;

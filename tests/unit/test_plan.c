@@ -60,7 +60,8 @@ static void the_plan_shows_jobs_positions_and_cost(void **state)
                                "  sf  tokens   13  edited       → 0, 2..3   [User]|:|[ I]|[ am]| flying| to| San| …\n"
                                "  ny  tokens   13  slot city    → 6..7      … flying| to|[ New]|[ York]| city|.|\\n| …\n"
                                "  ny  tokens   13  edited       → 0, 2..3   [User]|:|[ I]|[ am]| flying| to| New| …\n"
-                               "cost   2 prefills, 26 tokens · decode 8 × 10 tokens at most · KV to store 139 kB raw\n");
+                               "cost   2 prefills, 26 tokens, shared by 8 jobs · decode 8 × 10 tokens at most · KV to store "
+                               "139 kB raw, 139 kB of it in different chunks\n");
 }
 
 static void stored_answers_are_taken_off_the_plan(void **state)
