@@ -127,12 +127,12 @@ static int bind_answers(struct expand *x, struct jobs *all)
 
 /* ---- caches ---- */
 
-static int no_capture(struct expand *x, const struct metric *m, struct mark at, const struct job *j)
+static int no_capture(struct expand *x, const struct metric *m, struct mark at, const char *what, const struct job *j)
 {
     static const char *const names[] = {[MOMENT_PREFILL] = "prefill", [MOMENT_EDITED] = "edited", [MOMENT_END] = "end"};
     const char *moment = names[m->moment];
     if (m->moment == MOMENT_EDITED && j->n_ops == 0) moment = names[MOMENT_PREFILL]; /* the same cache, and the usual wish */
-    diag_add(x->d, DIAG_ERROR, "E393", at, 1, "metric '%s' needs the cache of '%s' at moment '%s', which is not captured",
+    diag_add(x->d, DIAG_ERROR, "E393", at, (int)strlen(what), "metric '%s' needs the cache of '%s' at moment '%s', which is not captured",
              m->name, j->label, names[m->moment]);
     diag_help(x->d, "help: capture: { kv: [{ of: [%s], moments: [%s] }] }", j->condition_name, moment);
     if (!m->between[0]) diag_help(x->d, "or name the conditions that the metric is for: of: [CONDITION]");
@@ -158,7 +158,7 @@ static int bind_between(struct expand *x, const struct jobs *all, const struct m
             diag_help(x->d, "help: a label is PROMPT/CONDITION, and /AXIS=VALUE for each axis; kvrun plan shows them");
             rc = -1;
         } else if (!job_moment(all, job, m->moment))
-            rc = no_capture(x, m, m->between_at[i], &all->jobs[job]);
+            rc = no_capture(x, m, m->between_at[i], m->between[i], &all->jobs[job]);
         else
             *parts = 1;
     }
@@ -188,7 +188,7 @@ static int bind_delta(struct expand *x, const struct jobs *all, const struct met
         if (in) parts += parts_of(x, m, all->prompts[j->prompt].n_tokens);
         if (j->condition < 0 || seen[j->condition] || (!in && j->condition != m->against)) continue;
         seen[j->condition] = true;
-        if (!job_moment(all, i, m->moment)) rc = no_capture(x, m, m->at, j);
+        if (!job_moment(all, i, m->moment)) rc = no_capture(x, m, m->at, m->name, j);
     }
     free(seen);
     if (rc || parts <= PARTS_MAX) return rc;
