@@ -1,4 +1,5 @@
 """Metrics against numpy on exported arrays, the verdicts of controls, and files of the schema before."""
+import json
 import math
 import random
 import sqlite3
@@ -493,3 +494,47 @@ def test_the_first_difference_is_found_fast(tmp_path):
     con.set_progress_handler(lambda: thousands.__setitem__(0, thousands[0] + 1), 1000)
     assert dict(con.execute("SELECT label, first_diff_step FROM v_divergence")) == expected
     assert thousands[0] < 16 * n * length / 1000  # that of schema 1 took 54
+
+
+GOLDEN_SPEC = """\
+kvrun: 1
+experiment: golden
+model: {{ path: {folder} }}
+prompts:
+  - name: [here, donor]
+    tokens: [{prompt}, {donor}]
+conditions:
+  - name: baseline
+{conditions}
+decode: {{ max_tokens: {n}, stop: none, after_edit: rerun_last }}
+metrics:
+  - {{ name: kl, against: baseline, per: step }}
+  - {{ name: logprob_diff, against: baseline, per: step }}
+"""
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
+def test_forced_passes_of_edited_caches_are_those_of_transformers(name, tmp_path):
+    golden = json.loads((ROOT / "tests/golden/metrics.json").read_text())[name]
+    folder = ROOT / "tests/golden/tiny" / name
+    e = json.loads((folder / "expected.json").read_text())
+    conditions = ""
+    for c in golden:
+        edit = dict(e["conditions"][c]["edit"])
+        op = {"op": edit["do"], "at": {"tokens": e["positions"]}, "when": edit.get("when", "finished_cache")}
+        if edit["do"] != "mask":
+            op["tensor"] = edit["of"]
+        if edit["do"] == "transplant":
+            op["from"] = {"prompt": "donor"}
+        op.update({k: edit[k] for k in ("layers", "heads") if k in edit})
+        conditions += f"  - name: {c}\n    apply: [{json.dumps(op)}]\n"
+    spec, db = tmp_path / "g.yaml", tmp_path / "g.db"
+    spec.write_text(GOLDEN_SPEC.format(folder=folder, prompt=e["prompt"], donor=e["donor"], conditions=conditions,
+                                       n=len(e["conditions"]["none"]["tokens"])))
+    run(spec, "--db", db)
+    assert new_tokens(db, "here/baseline") == e["conditions"]["none"]["tokens"]
+    for metric in ("kl", "logprob_diff"):
+        got = steps(db, metric)
+        for c, expected in golden.items():
+            assert np.abs(np.array(got[f"here/{c}"]) - expected[metric]).max() < 2e-5, (metric, c)
+            assert max(map(abs, expected[metric])) > 1e-4
