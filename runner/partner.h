@@ -1,8 +1,8 @@
-/* partner.h: the job that another one is compared with: of a condition and a prompt, with the same values of the axes that both
- * have. Found through an index, so that a hundred thousand jobs cost no more than a look each.
+/* partner.h: the job that another one is compared with: of a condition and a prompt's name, with the same values of the axes
+ * that both have. Found through an index, so that a hundred thousand jobs cost no more than a look each.
  *
  *     struct partners *p = partner_new(spec, jobs);
- *     int other = partner_of(p, job, jobs->jobs[job].prompt, condition);     // -1: there is none
+ *     int other = partner_of(p, job, "sf", condition);     // -1: there is none
  *     partner_free(p);
  */
 #ifndef RUNNER_PARTNER_H
@@ -14,7 +14,7 @@ struct partners;
 
 struct partners *partner_new(const struct spec *s, const struct jobs *jobs);
 void partner_free(struct partners *p); /* NULL is fine */
-/* The first job of the condition on this prompt that agrees with `job` on every axis that both have. */
-int partner_of(struct partners *p, int job, int prompt, int condition);
+/* The first job of the condition on a prompt of this name that agrees with `job` on every axis that both have. */
+int partner_of(struct partners *p, int job, const char *prompt, int condition);
 
 #endif

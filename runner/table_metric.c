@@ -30,10 +30,13 @@ struct numbers {
     const struct spec *s;
     const struct jobs *j;
     const struct metric *m;
+    int *column_of;       /* (spec's n_prompts) prompts of one name share a column */
+    const char **columns; /* (n_columns) names */
+    int n_columns;
     int *row_of; /* (jobs) -1: not shown */
     struct row *rows;
     int n_rows;
-    struct cell *cells; /* (n_rows, n_prompts) */
+    struct cell *cells; /* (n_rows, n_columns) */
 };
 
 /* What a text table says better, or nothing by itself. */
@@ -61,19 +64,37 @@ static const char *axes_of(const struct numbers *t, const struct job *j)
     return strlen(s) > n ? s + n + 1 : s;
 }
 
+static void make_columns(struct numbers *t)
+{
+    int i, k;
+    t->columns = arena_array(t->mem, (size_t)t->s->n_prompts, sizeof *t->columns);
+    t->column_of = arena_array(t->mem, (size_t)t->s->n_prompts, sizeof *t->column_of);
+    for (i = 0; i < t->s->n_prompts; i++) {
+        const char *name = t->s->prompts[i].name;
+        for (k = t->n_columns - 1; k >= 0 && strcmp(t->columns[k], name);) k--; /* they mostly follow one another */
+        if (k < 0) t->columns[k = t->n_columns++] = name;
+        t->column_of[i] = k;
+    }
+}
+
+static int column_of(const struct numbers *t, const struct job *j)
+{
+    return t->column_of[j->prompt];
+}
+
 /* ---- rows ---- */
 
 /* Jobs of each condition on the prompt that has most of them. */
 static int *count_jobs(const struct numbers *t)
 {
     int n = t->s->n_conditions, i, p, *most = mem_array((size_t)n, sizeof *most);
-    int *per = mem_array((size_t)n * (size_t)t->s->n_prompts, sizeof *per);
+    int *per = mem_array((size_t)n * (size_t)t->n_columns, sizeof *per);
     for (i = 0; i < t->j->n; i++)
         if (t->j->jobs[i].condition >= 0 && in_table(t, &t->j->jobs[i]))
-            per[t->j->jobs[i].condition * t->s->n_prompts + t->j->jobs[i].prompt]++;
+            per[t->j->jobs[i].condition * t->n_columns + column_of(t, &t->j->jobs[i])]++;
     for (i = 0; i < n; i++)
-        for (p = 0; p < t->s->n_prompts; p++)
-            if (per[i * t->s->n_prompts + p] > most[i]) most[i] = per[i * t->s->n_prompts + p];
+        for (p = 0; p < t->n_columns; p++)
+            if (per[i * t->n_columns + p] > most[i]) most[i] = per[i * t->n_columns + p];
     free(per);
     return most;
 }
@@ -136,7 +157,7 @@ static int read_values(struct numbers *t, store *st, err *e)
         struct cell *c;
         double v = sqlite3_column_double(rows, 1);
         if (job < 0 || job >= t->j->n || t->row_of[job] < 0) continue;
-        c = &t->cells[(size_t)t->row_of[job] * (size_t)t->s->n_prompts + (size_t)t->j->jobs[job].prompt];
+        c = &t->cells[(size_t)t->row_of[job] * (size_t)t->n_columns + (size_t)column_of(t, &t->j->jobs[job])];
         if (sqlite3_column_type(rows, 1) == SQLITE_NULL) {
             c->undefined++;
             continue;
@@ -181,7 +202,7 @@ static const char *value_text(const struct numbers *t, const struct cell *c)
 /* The rows that have a value, those of many jobs with a second one. Returns how many. */
 static int draw_rows(const struct numbers *t, const char **names, struct outcome_cell *cells)
 {
-    int n = 0, i, p, columns = t->s->n_prompts;
+    int n = 0, i, p, columns = t->n_columns;
     for (i = 0; i < t->n_rows; i++) {
         const struct cell *c = &t->cells[(size_t)i * (size_t)columns];
         int any = 0;
@@ -205,7 +226,7 @@ static int draw_rows(const struct numbers *t, const char **names, struct outcome
 static bool all_equal(const struct numbers *t, struct buf *out)
 {
     const struct cell *first = NULL;
-    size_t i, n = (size_t)t->n_rows * (size_t)t->s->n_prompts;
+    size_t i, n = (size_t)t->n_rows * (size_t)t->n_columns;
     int jobs = 0;
     for (i = 0; i < n; i++) {
         const struct cell *c = &t->cells[i];
@@ -225,20 +246,18 @@ static bool all_equal(const struct numbers *t, struct buf *out)
 
 static int draw_metric(struct numbers *t, store *st, struct buf *out, err *e)
 {
-    size_t columns = (size_t)t->s->n_prompts, room = 2 * (size_t)t->n_rows;
-    const char **names = arena_array(t->mem, room, sizeof *names), **prompts = arena_array(t->mem, columns, sizeof *prompts);
+    size_t columns = (size_t)t->n_columns, room = 2 * (size_t)t->n_rows;
+    const char **names = arena_array(t->mem, room, sizeof *names);
     struct outcome_cell *cells = arena_array(t->mem, room * columns, sizeof *cells);
     struct outcome o = {.rows = names,
-                        .columns = prompts,
+                        .columns = t->columns,
                         .n_columns = (int)columns,
                         .cells = cells,
                         .corner = t->m->name,
                         .width = width_terminal(WIDTH_OF_A_FILE)};
-    size_t p;
     t->cells = arena_array(t->mem, (size_t)t->n_rows * columns, sizeof *t->cells);
     if (read_values(t, st, e)) return -1;
     if (all_equal(t, out)) return 0;
-    for (p = 0; p < columns; p++) prompts[p] = t->s->prompts[p].name;
     o.n_rows = draw_rows(t, names, cells);
     buf_char(out, '\n');
     outcome_text(&o, out);
@@ -249,6 +268,7 @@ int table_metrics(const struct spec *s, const struct jobs *j, store *st, struct 
 {
     struct numbers t = {.mem = arena_new(), .s = s, .j = j};
     int i, rc = 0;
+    make_columns(&t);
     make_rows(&t);
     for (i = 0; i < s->n_metrics && !rc; i++) {
         t.m = &s->metrics[i];
