@@ -72,6 +72,7 @@ static int make_job(struct expand *x, arena *scratch, struct job *j)
     const struct condition *c = &x->s->conditions[j->condition];
     struct op *ops = NULL;
     int i, n = 0, rc = 0;
+    x->job = j;
     j->condition_name = c->name;
     j->label = make_label(x->mem, x->s, j);
     if (c->apply && spec_ops(x->s, c, j->values, j->n_values, scratch, x->d, &ops, &n)) return -1;

@@ -58,25 +58,27 @@ static void add_int(struct buf *b, int v)
     buf_add(b, &v, sizeof v);
 }
 
-int job_same_values(const struct expand *x, int prompt, int named, struct mark at)
+/* Whether the values of a job are those that prompt q was made for, as far as the job has the axis. */
+static bool agree(const struct job *j, const struct prompt *q)
 {
-    const struct prompt *p = &x->s->prompts[prompt], *q;
-    int i, k, v, found = -1, n = 0;
+    int k, v;
+    for (k = 0; k < q->n_values; k++)
+        for (v = 0; v < j->n_values; v++)
+            if (q->values[k].axis == j->values[v].axis && strcmp(q->values[k].text, j->values[v].text) != 0) return false;
+    return true;
+}
+
+int job_same_values(const struct expand *x, int named, struct mark at)
+{
+    int i, found = -1, n = 0;
     for (i = 0; i < x->s->n_prompts; i++) {
-        bool same = true;
-        q = &x->s->prompts[i];
-        if (q->first != named || q->extra != p->extra) continue;
-        for (k = 0; k < q->n_values; k++)
-            for (v = 0; v < p->n_values; v++)
-                if (q->values[k].axis == p->values[v].axis && strcmp(q->values[k].text, p->values[v].text) != 0) same = false;
-        if (!same) continue;
+        const struct prompt *q = &x->s->prompts[i];
+        if (q->first != named || q->idle || !agree(x->job, q)) continue;
         if (n++ == 0) found = i;
     }
     if (n == 1) return found;
-    diag_add(x->d, DIAG_ERROR, "E324", at, 1,
-             n ? "prompt '%s' is one for each value of its axes, and nothing says which one '%s' takes values from"
-               : "no prompt '%s' has the values of '%s'",
-             x->s->prompts[named].name, p->name);
+    diag_add(x->d, DIAG_ERROR, "E324", at, 1, "no prompt '%s' has the values of job '%s' and a job of its own",
+             x->s->prompts[named].name, x->job->label);
     return -1;
 }
 
@@ -141,7 +143,7 @@ int job_donor(const struct expand *x, int prompt, const struct donor *d)
         return other;
     }
     for (i = 0; i < x->s->n_written; i++)
-        if (d->prompt && strcmp(x->s->prompts[i].name, d->prompt) == 0) return job_same_values(x, prompt, i, d->at);
+        if (d->prompt && strcmp(x->s->prompts[i].name, d->prompt) == 0) return job_same_values(x, i, d->at);
     diag_add(x->d, DIAG_ERROR, "E322", d->at, 1, "there is no prompt '%s' to take values from", d->prompt ? d->prompt : "");
     return -1;
 }

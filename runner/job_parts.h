@@ -42,6 +42,7 @@ struct expand {
     struct map *files; /* vector file and tensor -> index into vectors */
     struct job_file *vectors;
     int n_vectors;
+    const struct job *job;     /* whose operations are being resolved */
     struct axis_list *axes;    /* (n_prompts, n_axes) */
     struct job_sum *sums;      /* (n_conditions) */
     int *matched;              /* (n_excludes) combinations that a rule means, removed or not */
@@ -61,8 +62,8 @@ int job_rules_check(const struct expand *x); /* every rule has removed something
 
 /* Positions of a prompt that a selector means; found once. warn: an operation will change them. n = -1: told why not. */
 struct chosen job_choose(struct expand *x, int prompt, const struct select *sel, bool warn);
-/* Of the prompts with the name of `named`, the one whose values agree with those of `prompt`, or -1: d tells. */
-int job_same_values(const struct expand *x, int prompt, int named, struct mark at);
+/* Of the prompts with the name of `named`, the one with the values of the job that is being made, or -1: d tells. */
+int job_same_values(const struct expand *x, int named, struct mark at);
 /* The prompt that a donor of an operation on `prompt` names, or -1: d tells. */
 int job_donor(const struct expand *x, int prompt, const struct donor *d);
 
