@@ -71,8 +71,8 @@ static void the_whole_prompt_keeps_to_the_budget(void **state)
         assert_int_equal(n->byte_end - n->byte_start, 21);
         assert_int_equal(n->tok_end - n->tok_start, 5);
         assert_true(hay->byte_start <= n->byte_start && n->byte_end <= hay->byte_end);
-        assert_int_equal(depth == 0, hay->byte_start == n->byte_start);
-        assert_int_equal(depth == 100, hay->byte_end == n->byte_end);
+        if (depth == 0) assert_int_equal(hay->byte_start, n->byte_start);
+        if (depth == 100) assert_int_equal(hay->byte_end, n->byte_end);
         if (depth > 0 && ctx >= 80) assert_true(p->text[n->byte_start - 2] == '.' && p->text[n->byte_start - 1] == ' ');
         if (ctx >= 80) assert_int_equal(p->text[hay->byte_end - 1], '.'); /* the end of a sentence is near */
     }
