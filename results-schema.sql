@@ -142,6 +142,7 @@ CREATE TABLE metric (               -- computed from attempt_id; NaN would silen
   metric_id INTEGER NOT NULL REFERENCES metric_def ON DELETE CASCADE,
   spec_job_id INTEGER NOT NULL REFERENCES spec_job ON DELETE CASCADE,
   attempt_id INTEGER NOT NULL REFERENCES attempt ON DELETE CASCADE,
+  against_id INTEGER REFERENCES attempt ON DELETE CASCADE,           -- the answer it is held against, where there is one
   value REAL, flag TEXT CHECK (flag IN ('undefined')),
   CHECK ((value IS NULL) = (flag IS NOT NULL)),
   PRIMARY KEY (metric_id, spec_job_id)) STRICT, WITHOUT ROWID;
@@ -154,7 +155,8 @@ CREATE TABLE metric_part (          -- a metric's values per layer, head, positi
   CHECK ((value IS NULL) = (flag IS NOT NULL))) STRICT;
 CREATE INDEX metric_part_of ON metric_part(metric_id, spec_job_id);
 CREATE INDEX metric_part_attempt ON metric_part(attempt_id);
-CREATE TABLE answer_token (         -- what the logits behind the prompt say of a token that a metric asks for; rank 1: the largest
+CREATE TABLE answer_token (         -- what the logits of a new token say of one that a metric asks for; rank 1: the largest logit.
+                                    -- step 0: the logits behind the prompt
   attempt_id INTEGER NOT NULL REFERENCES attempt ON DELETE CASCADE, step INTEGER NOT NULL, token_id INTEGER NOT NULL,
   logit REAL NOT NULL, logprob REAL NOT NULL, rank INTEGER NOT NULL,
   PRIMARY KEY (attempt_id, step, token_id)) STRICT, WITHOUT ROWID;
@@ -167,6 +169,7 @@ CREATE TABLE control (              -- whether a control holds; one that does no
   detail TEXT NOT NULL) STRICT;                                      -- 'bit-equal to city_sf/baseline', 'step 3: token 12, not 7'
 CREATE INDEX metric_job ON metric(spec_job_id);
 CREATE INDEX metric_attempt ON metric(attempt_id);
+CREATE INDEX metric_against ON metric(against_id) WHERE against_id IS NOT NULL;
 
 ---- KV caches and activations ----------------------------------------------
 CREATE TABLE blob (                 -- content addressed: equal chunks are stored once, whoever they belong to

@@ -94,6 +94,11 @@ cache *cache_fork(cache *c)
     cache_room(f, used);
     f->n = c->n;
     f->n_pages = used;
+    f->n_closed = c->n_closed;
+    if (c->n_closed) {
+        f->closed = mem_array((size_t)c->n_closed, sizeof *f->closed);
+        memcpy(f->closed, c->closed, (size_t)c->n_closed * sizeof *f->closed);
+    }
     for (l = 0; l < c->en->model.n_layer; l++)
         for (i = 0; i < used; i++) {
             f->pages[l][i] = c->pages[l][i];
@@ -102,8 +107,8 @@ cache *cache_fork(cache *c)
     return f;
 }
 
-/* Zeroes what a page holds from token `from` on, so that a shorter cache keeps the promise that unused tokens are zero. */
-static void page_clear_tail(const engine *en, struct page *p, int from)
+/* So that a shorter cache keeps the promise that unused tokens are zero. */
+void cache_clear_tail(const engine *en, struct page *p, int from)
 {
     size_t row = (size_t)en->model.E * (size_t)dtype_block_bytes(en->attn.kv_type), head = PAGE_TOKENS * row;
     int g;
@@ -125,13 +130,14 @@ int cache_fork_at(cache **out, cache *c, int n, err *e)
             page_release(c->en, (struct page *)(void *)f->pages[l][i]);
     f->n_pages = (n + PAGE_TOKENS - 1) / PAGE_TOKENS;
     f->n = n;
+    while (f->n_closed > 0 && f->closed[f->n_closed - 1] >= n) f->n_closed--;
     for (l = 0; tail && n < c->n && l < c->en->model.n_layer; l++) {
         struct page *p = cache_own(f, l, last);
         if (!p) {
             cache_free(f);
             return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
         }
-        page_clear_tail(c->en, p, tail);
+        cache_clear_tail(c->en, p, tail);
     }
     *out = f;
     return 0;
@@ -146,6 +152,7 @@ void cache_free(cache *c)
         free(c->pages[l]);
     }
     free(c->pages);
+    free(c->closed);
     free(c);
 }
 
@@ -190,50 +197,24 @@ int cache_reserve(cache *c, int more, err *e)
     return 0;
 }
 
-int cache_check_feed(const cache *c, const int *tokens, int n, err *e)
+int cache_renew(cache *c, int layer, int first, err *e)
 {
-    const struct model *m = &c->en->model;
-    int i;
-    for (i = 0; i < n; i++)
-        if (tokens[i] < 0 || tokens[i] >= m->V)
-            return err_set(e, ERR_INPUT, "token id %d is outside 0..%d", tokens[i], m->V - 1);
-    if (n > m->n_ctx - c->n)
-        return err_set(e, ERR_INPUT, "%d tokens do not fit into the model's context of %d", c->n + n, m->n_ctx);
+    int l, i, tail = first % PAGE_TOKENS;
+    for (l = layer; l < c->en->model.n_layer; l++)
+        for (i = first / PAGE_TOKENS; i < c->n_pages; i++) {
+            struct page *old = (struct page *)(void *)c->pages[l][i], *p;
+            bool all = tail == 0 || i > first / PAGE_TOKENS;
+            if (all && atomic_load(&old->refs) > 1) { /* nothing of it is kept, so nothing is copied */
+                p = page_new(c->en);
+                if (p) c->pages[l][i] = &p->kv;
+                if (p) page_release(c->en, old);
+            } else {
+                p = cache_own(c, l, i);
+                if (p) cache_clear_tail(c->en, p, all ? 0 : tail);
+            }
+            if (!p) return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
+        }
     return 0;
-}
-
-int cache_pass(cache *c, struct pass_row *rows, const int *tokens, int n, const int *want, int n_want, err *e)
-{
-    int i;
-    for (i = 0; i < n; i++) rows[i] = (struct pass_row){c, tokens[i], c->n + i};
-    if (forward(c->en, rows, n, want, n_want, e)) return -1;
-    c->n += n;
-    return 0;
-}
-
-int cache_last_pick(const engine *en, int row, struct gen_pick *last, err *e)
-{
-    const struct pick *p = &en->s.host_picks[row];
-    *last = (struct gen_pick){p->token, p->logprob, p->margin};
-    return p->token < 0 ? err_set(e, ERR_FAIL, "a logit behind the prompt is not a finite number") : 0;
-}
-
-int cache_feed(cache *c, const int *tokens, int n, struct gen_pick *last, err *e)
-{
-    engine *en = c->en;
-    struct pass_row *rows;
-    int done, chunk, rc = 0;
-    if (cache_check_feed(c, tokens, n, e) || cache_reserve(c, n, e)) return -1;
-    rows = mem_array((size_t)en->s.rows, sizeof *rows);
-    for (done = 0; !rc && done < n; done += chunk) {
-        int want;
-        chunk = n - done < en->s.rows ? n - done : en->s.rows;
-        want = chunk - 1;
-        rc = cache_pass(c, rows, tokens + done, chunk, &want, last && done + chunk == n, e);
-    }
-    free(rows);
-    if (rc) return -1;
-    return last ? cache_last_pick(en, 0, last, e) : 0;
 }
 
 void cache_read(const cache *c, int layer, int tensor, int first, int n, void *out)

@@ -150,7 +150,7 @@ void engine_free(engine *en)
     if (!en) return;
     cache_pool_free(en);
     scratch_free(en);
-    forward_tap(en, NULL);
+    watch_free(en);
     chat_free(en->chat);
     free(en->folder_template);
     tokenizer_free(en->tok);

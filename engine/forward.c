@@ -26,7 +26,10 @@ static size_t host_layout(struct scratch *s, const struct model *m, char *base)
     s->host_ids = carve(base, &used, B, sizeof(int));
     s->host_pos = carve(base, &used, B, sizeof(int));
     s->host_picks = carve(base, &used, LOGIT_ROWS, sizeof *s->host_picks);
+    s->host_slot = carve(base, &used, B, sizeof(int));
     s->pages = carve(base, &used, B, sizeof *s->pages);
+    s->tap_rows = carve(base, &used, LOGIT_ROWS, sizeof *s->tap_rows);
+    s->feed_rows = carve(base, &used, B, sizeof *s->feed_rows);
     return used;
 }
 
@@ -75,23 +78,60 @@ void scratch_free(engine *en)
 {
     if (en->s.base) en->k->release(en->s.base);
     free(en->s.host);
+    free(en->tap_x);
     en->s = (struct scratch){0};
+    en->tap_x = NULL;
+    en->tap_size = 0;
 }
 
 /* ---- taps ---- */
 
-static bool tapped(const engine *en, enum tap_site site)
+/* Whether a site of a layer is wanted, and of which of the n rows. */
+static bool tapped(const engine *en, int layer, enum tap_site site, int n, int *first, int *end)
 {
-    return en->tap && (en->tap->sites >> site & 1);
+    const struct tap *t = en->tap;
+    *first = 0;
+    *end = n;
+    if (!t || !(t->sites >> site & 1)) return false;
+    return !t->range || t->range(t->arg, layer, site, n, first, end);
 }
+
+static bool changed(const engine *en, int layer, enum tap_site site, int n)
+{
+    int first, end;
+    return tapped(en, layer, site, n, &first, &end) && !(en->tap->looks >> site & 1);
+}
+
+static float *tap_room(engine *en, size_t n)
+{
+    if (n > en->tap_size) {
+        free(en->tap_x);
+        en->tap_x = mem_array(n, sizeof *en->tap_x);
+        en->tap_size = n;
+    }
+    return en->tap_x;
+}
+
+static void reorder(float *x, const struct model *m, int n, bool back);
 
 static void tap_at(engine *en, int layer, enum tap_site site, float *x, const struct pass_row *rows, int n, int width)
 {
-    size_t bytes = (size_t)n * (size_t)width * sizeof *x;
-    if (!tapped(en, site)) return;
-    en->k->get(en->tap_x, x, bytes);
-    en->tap->at(en->tap->arg, layer, site, en->tap_x, rows, n, width);
-    en->k->put(x, en->tap_x, bytes);
+    const struct model *m = &en->model;
+    bool pairs = site == TAP_K_PRE && m->rope_interleaved;
+    size_t bytes;
+    float *host;
+    int first, end;
+    if (!tapped(en, layer, site, n, &first, &end)) return;
+    n = end - first;
+    x += (size_t)first * (size_t)width;
+    bytes = (size_t)n * (size_t)width * sizeof *x;
+    host = tap_room(en, bytes / sizeof *x);
+    en->k->get(host, x, bytes);
+    if (pairs) reorder(host, m, n * m->G, false);
+    en->tap->at(en->tap->arg, layer, site, host, rows + first, n, width);
+    if (en->tap->looks >> site & 1) return;
+    if (pairs) reorder(host, m, n * m->G, true);
+    en->k->put(x, host, bytes);
 }
 
 /* The turning part of each of n heads from pairs (2i, 2i+1) to (i, i + n_rot/2), or back. */
@@ -108,55 +148,42 @@ static void reorder(float *x, const struct model *m, int n, bool back)
     }
 }
 
-static void tap_k_pre(engine *en, int layer, const struct pass_row *rows, int n)
-{
-    const struct model *m = &en->model;
-    size_t bytes = (size_t)n * (size_t)m->G * (size_t)m->E * sizeof(float);
-    if (!tapped(en, TAP_K_PRE)) return;
-    en->k->get(en->tap_x, en->s.k, bytes);
-    if (m->rope_interleaved) reorder(en->tap_x, m, n * m->G, false);
-    en->tap->at(en->tap->arg, layer, TAP_K_PRE, en->tap_x, rows, n, m->G * m->E);
-    if (m->rope_interleaved) reorder(en->tap_x, m, n * m->G, true);
-    en->k->put(en->s.k, en->tap_x, bytes);
-}
-
 void forward_tap(engine *en, const struct tap *t)
 {
-    const struct model *m = &en->model;
-    size_t D = (size_t)m->D, HE = (size_t)m->H * (size_t)m->E, wide = (D > HE ? D : HE) * (size_t)en->s.rows,
-           logits = (size_t)LOGIT_ROWS * (size_t)m->V;
-    free(en->tap_x);
-    free(en->tap_rows);
-    en->tap_x = t ? mem_array(wide > logits ? wide : logits, sizeof *en->tap_x) : NULL;
-    en->tap_rows = t ? mem_array(LOGIT_ROWS, sizeof *en->tap_rows) : NULL;
     en->tap = t;
 }
 
-void forward_weights(const engine *en, const struct pass_row *row, int layer, const float *q, float *weights)
+float *forward_keys(const cache *c, int layer, int n)
+{
+    const engine *en = c->en;
+    size_t all = (size_t)en->model.G * (size_t)n * (size_t)en->model.E;
+    float *keys = mem_array(all, sizeof *keys), *raw = mem_array(all, sizeof *raw);
+    cache_read(c, layer, CACHE_K, 0, n, raw);
+    kernels_widen(keys, raw, en->attn.kv_type, all);
+    free(raw);
+    return keys;
+}
+
+void forward_weights(const engine *en, const struct pass_row *row, int layer, const float *q, const float *keys, int n_keys,
+                     const uint64_t *blocked, float *weights)
 {
     const struct model *m = &en->model;
     const struct layer *w = &m->layers[layer];
     struct attn a = en->attn;
-    int n = row->pos + 1, first = w->window && n > w->window ? n - w->window : 0, h, t;
-    size_t head = (size_t)n * (size_t)m->E;
-    float *keys = mem_array((size_t)m->G * head, sizeof *keys);
-    void *raw = mem_array((size_t)m->G * head, sizeof *keys);
+    int n = row->pos + 1, first = w->window && n > w->window ? n - w->window : 0, pages = row->pos / PAGE_TOKENS + 1, h, t;
     unsigned char *seen = mem_alloc((size_t)n);
     a.scale = w->scale;
     a.cap = m->score_cap;
-    cache_read(row->cache, layer, CACHE_K, 0, n, raw);
-    kernels_widen(keys, raw, en->attn.kv_type, (size_t)m->G * head);
     for (h = 0; h < m->H; h++) {
         int g = h / (m->H / m->G);
         for (t = 0; t < n; t++) {
             const struct kv_page *p = row->cache->pages[layer][t / PAGE_TOKENS];
-            seen[t] = t >= first && !(p->hidden && (p->hidden[g] >> t % PAGE_TOKENS & 1));
+            uint64_t away = (p->hidden ? p->hidden[g] : 0) | (blocked ? blocked[h * pages + t / PAGE_TOKENS] : 0);
+            seen[t] = t >= first && !(away >> t % PAGE_TOKENS & 1);
         }
-        kernels_attention_row(weights + (size_t)h * (size_t)n, q + (size_t)h * (size_t)m->E, keys + (size_t)g * head, seen, n,
-                              &a);
+        kernels_attention_row(weights + (size_t)h * (size_t)n, q + (size_t)h * (size_t)m->E,
+                              keys + (size_t)g * (size_t)n_keys * (size_t)m->E, seen, n, &a);
     }
-    free(keys);
-    free(raw);
     free(seen);
 }
 
@@ -185,8 +212,8 @@ static void add_part(engine *en, const struct linear *w, const struct norm *post
                      enum tap_site site, const struct pass_row *rows, int n)
 {
     struct scratch *s = &en->s;
-    int D = en->model.D;
-    if (!w->b && !post->w && !tapped(en, site)) {
+    int D = en->model.D, first, end;
+    if (!w->b && !post->w && !tapped(en, layer, site, n, &first, &end)) {
         multiply(en, s->x, w, in, n, MATMUL_ADD);
         return;
     }
@@ -221,7 +248,7 @@ static void project_qkv(const engine *en, const struct layer *w, const float *in
     }
 }
 
-static void attention_block(engine *en, const struct layer *w, const struct pass_row *rows, int n, int layer)
+static void attention_block(engine *en, const struct layer *w, const struct pass_row *rows, const struct rows *r, int layer)
 {
     const struct kernels *k = en->k;
     const struct model *m = &en->model;
@@ -229,6 +256,8 @@ static void attention_block(engine *en, const struct layer *w, const struct pass
     struct rope rope = {s->cos[w->rope], s->sin[w->rope], m->n_rot, m->rope_interleaved}, still = {rope.cos, rope.sin, 0, 0};
     struct attn a = en->attn;
     const float *in = s->x;
+    const uint64_t *const *blocked = NULL;
+    int n = r->B;
     a.scale = w->scale;
     a.window = w->window;
     if (w->attn_norm.w) {
@@ -237,16 +266,15 @@ static void attention_block(engine *en, const struct layer *w, const struct pass
     }
     project_qkv(en, w, in, n);
     if (m->parallel) norm(en, s->h, s->x, &w->ffn_norm, n, m->D); /* before attention's part is added */
-    tap_k_pre(en, layer, rows, n);
+    tap_at(en, layer, TAP_K_PRE, s->k, rows, n, m->G * m->E);
     tap_at(en, layer, TAP_V, s->v, rows, n, m->G * m->E);
     /* All rows are appended before any attends; a row sees positions up to its own, so the later ones do not matter. */
-    k->rope_append(s->q, s->k, s->v, &rope, &s->r, layer, &a);
-    if (tapped(en, TAP_K)) {
-        tap_at(en, layer, TAP_K, s->k, rows, n, m->G * m->E);
-        k->rope_append(s->q, s->k, s->v, &still, &s->r, layer, &a);
-    }
+    k->rope_append(s->q, s->k, s->v, &rope, r, layer, &a);
+    tap_at(en, layer, TAP_K, s->k, rows, n, m->G * m->E);
+    if (changed(en, layer, TAP_K, n)) k->rope_append(s->q, s->k, s->v, &still, r, layer, &a);
+    if (en->tap && en->tap->blocked) blocked = en->tap->blocked(en->tap->arg, layer, n);
     tap_at(en, layer, TAP_Q, s->q, rows, n, m->H * m->E);
-    k->attend(s->att, s->q, &s->r, layer, NULL, &a);
+    k->attend(s->att, s->q, r, layer, blocked, &a);
     tap_at(en, layer, TAP_HEAD_OUT, s->att, rows, n, m->H * m->E);
     add_part(en, &w->o, &w->attn_post, s->att, layer, TAP_ATTN_OUT, rows, n);
 }
@@ -284,7 +312,8 @@ static void put_rows(engine *en, const struct pass_row *rows, int n)
     int i;
     for (i = 0; i < n; i++) {
         s->host_ids[i] = rows[i].token;
-        s->host_pos[i] = rows[i].pos;
+        s->host_slot[i] = rows[i].pos;
+        s->host_pos[i] = cache_position(rows[i].cache, rows[i].pos);
         s->pages[i] = (struct kv_page *const *const *)rows[i].cache->pages;
     }
     k->put(s->ids, s->host_ids, ints);
@@ -294,7 +323,7 @@ static void put_rows(engine *en, const struct pass_row *rows, int n)
         k->put(s->cos[i], s->host_cos, angles);
         k->put(s->sin[i], s->host_sin, angles);
     }
-    s->r = (struct rows){n, s->host_pos, (struct kv_page *const *const *const *)s->pages};
+    s->r = (struct rows){n, s->host_slot, (struct kv_page *const *const *const *)s->pages};
 }
 
 static void embed(engine *en, const struct pass_row *rows, int n)
@@ -321,22 +350,48 @@ static void logits(engine *en, const struct pass_row *rows, const int *want, int
     norm(en, s->last, s->last, &m->out_norm, n, m->D);
     k->matmul(s->logits, m->V, &m->head, s->last, n, MATMUL_STORE);
     if (m->logit_cap > 0) k->softcap(s->logits, s->logits, m->logit_cap, (size_t)n * (size_t)m->V);
-    if (tapped(en, TAP_LOGITS)) {
-        for (i = 0; i < n; i++) en->tap_rows[i] = rows[want[i]];
-        tap_at(en, m->n_layer, TAP_LOGITS, s->logits, en->tap_rows, n, m->V);
+    if (en->tap && en->tap->sites >> TAP_LOGITS & 1) {
+        for (i = 0; i < n; i++) s->tap_rows[i] = rows[want[i]];
+        tap_at(en, m->n_layer, TAP_LOGITS, s->logits, s->tap_rows, n, m->V);
     }
     k->pick(s->picks, s->logits, n, m->V);
 }
 
+/* How many of n rows, sorted by their first layer, have begun at a layer. */
+static int begun(const struct pass_row *rows, int n, int from, int layer)
+{
+    while (from < n && rows[from].layer <= layer) from++;
+    return from;
+}
+
+/* What enters the first layers of the rows first..n-1. Residuals that lie behind each other go in one piece. */
+static void put_residuals(engine *en, const struct pass_row *rows, int first, int n)
+{
+    size_t D = (size_t)en->model.D;
+    int i, run;
+    for (i = first; i < n; i += run) {
+        for (run = 1; i + run < n && rows[i + run].resid == rows[i].resid + (size_t)run * D;) run++;
+        en->k->put(en->s.x + (size_t)i * D, rows[i].resid, (size_t)run * D * sizeof(float));
+    }
+}
+
+/* The rows that a layer has are the first ones, and with each layer they become more. */
 static void all_layers(engine *en, const struct pass_row *rows, int n, const int *want, int n_want)
 {
     const struct model *m = &en->model;
-    int layer;
-    embed(en, rows, n);
-    for (layer = 0; layer < m->n_layer; layer++) {
-        attention_block(en, &m->layers[layer], rows, n, layer);
-        ffn_block(en, &m->layers[layer], rows, n, layer);
-        tap_at(en, layer, TAP_RESID, en->s.x, rows, n, m->D);
+    struct scratch *s = &en->s;
+    int layer, here = begun(rows, n, 0, 0), next;
+    if (here < n) put_residuals(en, rows, here, n);
+    if (here > 0) embed(en, rows, here);
+    for (layer = 0; layer < m->n_layer; layer++, here = next) {
+        s->part = s->r;
+        s->part.B = here;
+        if (here > 0) {
+            attention_block(en, &m->layers[layer], rows, here == n ? &s->r : &s->part, layer);
+            ffn_block(en, &m->layers[layer], rows, here, layer);
+        }
+        next = begun(rows, n, here, layer + 1);
+        if (next > 0) tap_at(en, layer, TAP_RESID, s->x, rows, next, m->D);
     }
     if (n_want > 0) logits(en, rows, want, n_want);
 }
@@ -345,10 +400,10 @@ int forward(engine *en, const struct pass_row *rows, int n, const int *want, int
 {
     const struct kernels *k = en->k;
     const char *trouble;
-    int memory = 0;
+    int memory = 0, plain = !en->tap && n_want == n && rows[n - 1].layer == 0;
     put_rows(en, rows, n);
     /* Plain is a step of decoding: as many logits as rows, in their order. */
-    if (!k->begin(&en->s.r, en->model.n_layer, !en->tap && n_want == n)) all_layers(en, rows, n, want, n_want);
+    if (!k->begin(&en->s.r, en->model.n_layer, plain)) all_layers(en, rows, n, want, n_want);
     k->end();
     if (n_want > 0) k->get(en->s.host_picks, en->s.picks, (size_t)n_want * sizeof *en->s.picks);
     trouble = k->trouble(&memory);

@@ -33,6 +33,9 @@ struct cache {
     int n;                   /* tokens held */
     int n_pages, cap;        /* pages per layer in use (some may still be empty), and room for */
     struct kv_page ***pages; /* (n_layer)(cap) */
+    int *closed;             /* (n_closed) places, rising, that left during a pass and do not count in position ids */
+    int n_closed;
+    bool busy; /* a call feeds it */
 };
 
 /* Buffers of one pass, sized by max_rows once: one allocation of the backend, one of the host. What both have, the host
@@ -54,14 +57,20 @@ struct scratch {
     float *host_cos, *host_sin;           /* (rows, n_rot / 2) */
     int *host_ids, *host_pos;             /* (rows) */
     struct pick *host_picks;              /* (LOGIT_ROWS) of the last pass */
+    int *host_slot;                       /* (rows) places in the caches; host_pos has the position ids */
     struct kv_page *const *const **pages; /* (rows)(L) */
-    struct rows r;
+    struct pass_row *tap_rows;            /* (LOGIT_ROWS) */
+    struct pass_row *feed_rows;           /* (rows) of feed.c */
+    struct rows r, part;                  /* all rows of the pass; those that a layer has */
 };
 
-/* One row of a pass: a token that a cache takes at position `pos`. The cache has been reserved; its length is not moved. */
+/* One row of a pass: a token that a cache takes at place `pos`. The cache has been reserved; its length is not moved. */
 struct pass_row {
-    const cache *cache;
+    cache *cache;
     int token, pos;
+    int layer;                 /* the first that is computed */
+    const float *resid;        /* (D) what enters it; NULL: the token's embedding, layer is 0 */
+    const struct watch *watch; /* NULL, or what is edited and recorded, for watch_pass */
 };
 
 /* Places of a pass that tests and captures can look at and change. */
@@ -76,6 +85,7 @@ enum tap_site {
     TAP_K,        /* and after it; what the row's page gets */
     TAP_V,        /* values (G, E) */
     TAP_LOGITS,   /* (V) of the wanted rows; layer is n_layer */
+    TAP_COUNT
 };
 
 /* Called during a pass with x (n, width) of the n rows, on the host; changes of x go on in the pass. Keys and values of all
@@ -84,6 +94,11 @@ struct tap {
     void (*at)(void *arg, int layer, enum tap_site site, float *x, const struct pass_row *rows, int n, int width);
     void *arg;
     unsigned sites;
+    unsigned looks; /* of these, where x stays as it is */
+    /* NULL: all n rows. Else which of them are wanted there: first..end-1; false: none, and the site costs nothing. */
+    bool (*range)(void *arg, int layer, enum tap_site site, int n, int *first, int *end);
+    /* NULL, or what the layer's queries must not see: as kernels.attend has it for the n rows. */
+    const uint64_t *const *(*blocked)(void *arg, int layer, int n);
 };
 
 struct engine {
@@ -100,9 +115,10 @@ struct engine {
     const struct kernels *k;
     struct attn attn; /* without what differs between layers */
     struct scratch s;
-    const struct tap *tap;     /* NULL: none */
-    float *tap_x;              /* (rows, widest) on the host, while there is a tap */
-    struct pass_row *tap_rows; /* (LOGIT_ROWS) */
+    const struct tap *tap; /* NULL: none */
+    float *tap_x;          /* (tap_size) on the host, as large as a tap needed it */
+    size_t tap_size;
+    struct watching *watching; /* of watch_pass.c; NULL until something is watched */
     struct engine_info info;
     struct info_own info_own;
     char numerics[64];
@@ -125,32 +141,81 @@ int cache_reserve(cache *c, int more, err *e);
 struct page *cache_own(cache *c, int layer, int page);
 void cache_pool_free(engine *en);
 size_t cache_page_elements(const engine *en); /* G * P * E */
+/* Forgets what a page holds from token `from` on, hidden or not. */
+void cache_clear_tail(const engine *en, struct page *p, int from);
 
-/* What every feeding of tokens checks first: ids, and room in the context. */
-int cache_check_feed(const cache *c, const int *tokens, int n, err *e);
-/* One pass over c's next n tokens, n <= scratch rows; reserved and checked before. rows: (n) room. */
-int cache_pass(cache *c, struct pass_row *rows, const int *tokens, int n, const int *want, int n_want, err *e);
-/* The pick of a wanted row of the last pass; an error when a logit was not finite. */
-int cache_last_pick(const engine *en, int row, struct gen_pick *last, err *e);
+/* Makes positions first.. of the layers from `layer` on private and empty again. */
+int cache_renew(cache *c, int layer, int first, err *e);
+
+/* ---- feed.c ---- */
+/* cache_feed_all; `inside` a call that has marked the caches busy and begun the records. */
+int feed_all(engine *en, struct feed *f, int n, bool inside, err *e);
+
+/* ---- watch.c ---- */
+/* Checks a watch of a call that computes positions first.. from a layer on. */
+int watch_check(const engine *en, const struct watch *w, int layer, int first, int n, err *e);
+/* Empties the records that add up over a call. */
+void watch_begin(const engine *en, const struct watch *w);
+/* Whether the logits behind a position are recorded. */
+bool watch_wants_logits(const struct watch *w, int pos);
+int watch_find(const int *list, int n, int x); /* where x is in the list; -1: nowhere */
+/* Elements of a head at a site, 0 where it has no heads, and how many heads there are. */
+int watch_head(const struct model *m, int site, int *heads);
+
+/* ---- watch_pass.c ---- */
+/* forward with the edits and records of the rows' watches. Everything was checked before. */
+int watch_pass(engine *en, const struct pass_row *rows, int n, const int *want, int n_want, err *e);
+void watch_free(engine *en);
+
+/* ---- cache_evict.c ---- */
+/* The position id of a place: what rotary or learned positions see. */
+int cache_position(const cache *c, int place);
+/* From now on the place does not count in the position ids of those behind it. */
+void cache_close(cache *c, int place);
+/* EDIT_EVICT with compact of a finished cache. */
+int cache_close_up(cache *c, const struct edit *ed, err *e);
+/* It must be of all layers and heads. */
+int cache_check_close_up(const engine *en, const struct edit *ed, err *e);
 
 /* ---- edit.c ---- */
-/* Applies the edit to elements first..first+n-1 of a site's vector x, for its l-th layer and i-th position. At K and V, these
-   are one head. Everything was checked before. */
-void edit_apply(const engine *en, const struct edit *ed, int l, int site, int i, int first, int n, float *x);
 int edit_check_list(const int *list, int n, int first, int end, const char *what, err *e);
-int edit_check_donor(const engine *en, const struct edit *ed, err *e);
+/* What an operation needs besides places: vectors, donors, numbers. */
+int edit_check_values(const engine *en, const struct edit *ed, err *e);
+/* Hides a position from all queries of a kv head; the page is owned. */
+void edit_hide(struct page *p, int head, int pos);
+
+/* ---- edit_values.c ---- */
+/* Applies the edit to elements first..first+n-1 of a site's vector x, for its l-th layer and i-th position, whose position id
+   is `id`. At K and V, these are one head. Everything was checked before. */
+void edit_apply(const engine *en, const struct edit *ed, int l, int site, int i, int id, int first, int n, float *x);
+/* One head's vector (E) of a cache as f32; rounding it again gives the bytes back. */
+void edit_get(const cache *c, int layer, int tensor, int head, int pos, float *x);
+void edit_put(const cache *c, int layer, int tensor, int head, int pos, const float *x);
+/* The n elements x[0], x[step], ... are one group. */
+void edit_quantise(float *x, int n, size_t step, int bits);
+/* Turns keys (E) by a number of positions: R(a) R(b) = R(a + b), Su et al. 2021, eq. 34. */
+struct edit_turn {
+    int half;
+    float cos[HEAD_MAX / 2], sin[HEAD_MAX / 2];
+};
+void edit_turn_make(struct edit_turn *t, const struct model *m, int layer, int delta);
+void edit_turn(const struct edit_turn *t, float *x);
+void edit_turn_by(const struct model *m, int layer, int delta, float *x);
 
 /* ---- forward.c ---- */
 int scratch_init(engine *en, int rows, err *e);
 void scratch_free(engine *en);
-/* Runs all layers over n rows, n <= scratch rows. Rows of one cache come together with rising positions. For the n_want
-   rows whose indices are in `want` (rising, n_want <= LOGIT_ROWS), the greedy picks go to the scratch's host_picks. Fails
-   when the backend does, with ERR_ENV, or ERR_FAIL for want of memory. */
+/* Runs the layers over n rows, n <= scratch rows. Rows of one cache come together with rising positions, those with a lower
+   first layer first. For the n_want rows whose indices are in `want` (rising, n_want <= LOGIT_ROWS), the greedy picks go to the
+   scratch's host_picks. Fails when the backend does, with ERR_ENV, or ERR_FAIL for want of memory. */
 int forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want, err *e);
 /* From now on passes call t, which must outlive that; NULL ends it. A pass with a tap gives the bits of one without. */
 void forward_tap(engine *en, const struct tap *t);
-/* The attention weights of one row of a layer, when its keys are in the cache: from TAP_Q on. q is what TAP_Q has for it. */
-void forward_weights(const engine *en, const struct pass_row *row, int layer, const float *q /* (H, E) */,
+/* The keys of n tokens of a layer as f32 (G, n, E); caller frees. */
+float *forward_keys(const cache *c, int layer, int n);
+/* The attention weights of one row of a layer, when its keys are in the cache: from TAP_Q on. */
+void forward_weights(const engine *en, const struct pass_row *row, int layer, const float *q /* (H, E), what TAP_Q has */,
+                     const float *keys /* (G, n_keys, E) */, int n_keys, const uint64_t *blocked /* (H, pos/P + 1) or NULL */,
                      float *weights /* (H, pos + 1) */);
 
 #endif

@@ -79,7 +79,7 @@ static int check_length(const struct engine_info *info, const struct bound_promp
     return 0;
 }
 
-static void hash_ids(const struct engine_info *info, struct bound_prompt *b, arena *mem)
+void bind_hash(const struct engine_info *info, struct bound_prompt *b, arena *mem)
 {
     size_t n = sizeof info->tokenizer_sha256;
     unsigned char *bytes = arena_alloc(mem, n + 4 * (size_t)b->n_tokens);
@@ -178,7 +178,7 @@ static int bind_prompt(const struct spec *s, const engine *en, struct bound_prom
     if (p->kind == PROMPT_TOKENS ? given_tokens(info, b, mem, d) : text_tokens(en, b, mem, d, e)) goto out;
     if (check_length(info, b, d)) goto out;
     make_spans(b, &places, needle, mem);
-    hash_ids(info, b, mem);
+    bind_hash(info, b, mem);
     rc = 0;
 out:
     buf_free(&text);

@@ -38,6 +38,8 @@ struct bound_prompt {
 
 /* Renders and tokenises all prompts. *out: (s->n_prompts) in mem. -1: d tells, or e when the engine failed. */
 int bind_prompts(const struct spec *s, const engine *en, arena *mem, struct diag *d, struct bound_prompt **out, err *e);
+/* Fills ids and sha256 from tokens. */
+void bind_hash(const struct engine_info *info, struct bound_prompt *b, arena *mem);
 /* Positions, rising and without doubles, that a selector means in a prompt. -1: d tells (with a table when ambiguous). */
 int bind_select(const struct bound_prompt *p, const struct select *sel, arena *mem, struct diag *d, int **at, int *n);
 /* The same for a selector by a score that only a run can tell (attention, key_norm): the candidates, and how many of them are

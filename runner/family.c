@@ -36,6 +36,16 @@ struct families *family_open(const struct spec *s, engine *en, const struct jobs
     return f;
 }
 
+void family_keep_logits(struct families *f)
+{
+    f->logits = true;
+}
+
+bool family_wants_logits(const struct families *f, const struct job *j)
+{
+    return f->logits || (f->jobs->asked && f->jobs->asked[j->prompt].n > 0);
+}
+
 static void base_clear(struct base *b)
 {
     cache_free(b->cache);
@@ -150,7 +160,7 @@ int family_fork(struct families *f, int job, struct finished *out, err *e)
     clock_gettime(CLOCK_REALTIME, &now);
     out->result.job = job;
     out->result.started_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-    if (family_watched(j)) return family_pass(f, j, out, e);
+    if (family_watched(j) || family_wants_logits(f, j)) return family_pass(f, j, out, e);
     if (family_base(f, j->prompt, &b, e)) return -1;
     out->result.prefill_us = b->us;
     out->row.cache = cache_fork(b->cache);

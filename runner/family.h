@@ -12,8 +12,10 @@ struct families;
 
 struct families *family_open(const struct spec *s, engine *en, const struct jobs *jobs, const int *pending, int n);
 void family_close(struct families *f); /* NULL is fine */
+/* From now on every fork has out's logits, or leaves the last prompt token to feed. */
+void family_keep_logits(struct families *f);
 /* Makes the job's cache: prefill if it is the first of its family, fork, edits. Fills out's row (cache, feed), job, captures
-   of the moments before decoding, prefill time. */
+   of the moments before decoding, prefill time; and the logits behind the prompt when a metric asks for tokens there. */
 int family_fork(struct families *f, int job, struct finished *out, err *e);
 /* Whether the job feeds its prompt by itself: it is edited or recorded in flight. */
 bool family_watched(const struct job *j);

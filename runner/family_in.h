@@ -30,6 +30,7 @@ struct families {
     struct map *known;  /* prompt, site, layers and positions -> index into recordings */
     struct recording *recordings;
     int n_recordings;
+    bool logits; /* those behind the prompt are wanted of every job */
 };
 
 /* The prompt's finished cache, computed when it is not there. */
@@ -51,6 +52,8 @@ int family_vector(struct families *f, const struct job_op *op, float **out, err 
 
 /* ---- family_pass.c: jobs that are edited or recorded in flight ---- */
 
+/* Whether the logits behind the job's prompt are wanted. */
+bool family_wants_logits(const struct families *f, const struct job *j);
 /* Makes the cache of such a job and feeds its whole prompt. */
 int family_pass(struct families *f, const struct job *j, struct finished *out, err *e);
 

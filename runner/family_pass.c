@@ -1,5 +1,6 @@
-/* family_pass.c: a job whose prompt is edited or recorded while it is fed. It forks its family's cache where the first edit or
- * record stands and feeds the rest by itself; everything before is shared with its siblings, bit for bit. */
+/* family_pass.c: a job whose prompt is edited or recorded while it is fed, or whose logits behind it are read. It forks its
+ * family's cache where the first edit or record stands and feeds the rest by itself; everything before is shared with its
+ * siblings, bit for bit. */
 #include "family_in.h"
 
 #include "progress.h"
@@ -34,7 +35,8 @@ struct pass {
     struct edit *edits;     /* (n_edits) */
     float **made;           /* (n_edits) vectors to free, or NULL */
     struct record *records; /* (n_records) */
-    int n_edits;
+    int n_edits, n_records;
+    int last; /* position of the prompt's last token */
 };
 
 static int make_edits(struct pass *p, err *e)
@@ -52,7 +54,7 @@ static int make_edits(struct pass *p, err *e)
 static int feed(const struct pass *p, cache *c, int end, struct gen_pick *pick, err *e)
 {
     const struct bound_prompt *prompt = &p->f->jobs->prompts[p->j->prompt];
-    struct watch w = {p->edits, p->records, p->n_edits, p->j->n_records};
+    struct watch w = {p->edits, p->records, p->n_edits, p->n_records};
     int first = cache_len(c);
     return first == end ? 0 : cache_feed_watched(c, prompt->ids + first, end - first, &w, pick, e);
 }
@@ -76,6 +78,18 @@ static void make_records(const struct pass *p, struct finished *out)
     }
 }
 
+/* The logits behind the prompt, beside what the spec records. */
+static void make_logits(struct pass *p, struct finished *out)
+{
+    static const int layer = 0;
+    int n_tokens = p->f->jobs->prompts[p->j->prompt].n_tokens;
+    p->n_records = p->j->n_records;
+    p->last = n_tokens - 1;
+    if (!family_wants_logits(p->f, p->j)) return;
+    out->logits = mem_array((size_t)engine_info(p->f->en)->n_vocab, sizeof *out->logits);
+    p->records[p->n_records++] = (struct record){SITE_LOGITS, &layer, &p->last, 1, 1, n_tokens, out->logits};
+}
+
 /* The family's cache up to `first`, or an empty one, which needs no family. */
 static int start(const struct pass *p, int first, struct finished *out, err *e)
 {
@@ -94,8 +108,9 @@ int family_pass(struct families *f, const struct job *j, struct finished *out, e
     int64_t from;
     p.edits = mem_array((size_t)j->n_ops, sizeof *p.edits);
     p.made = mem_array((size_t)j->n_ops, sizeof *p.made);
-    p.records = mem_array((size_t)j->n_records, sizeof *p.records);
+    p.records = mem_array((size_t)j->n_records + 1, sizeof *p.records);
     make_records(&p, out);
+    make_logits(&p, out);
     rc = make_edits(&p, e);
     if (!rc) rc = start(&p, first_position(j, n), out, e);
     from = progress_now_ms();

@@ -1,6 +1,7 @@
 /* job.h: a bound spec becomes jobs, in a fixed order, each with an id made of its content.
  *
- * Order: prompts (file order) x conditions (file order, then controls) x axes (declared order, last fastest).
+ * Order: prompts (file order) x conditions (file order, then controls) x axes (declared order, last fastest); behind them the
+ * jobs on prompts that controls made.
  * Label: prompt/condition[/axis=value...]. Key: SHA-256 of a canonical JSON (sorted keys, no spaces) that holds all that can
  * change the answer and nothing else: model hash, tokenizer hash, token ids, cache type, decode settings, resolved operations
  * (a donor by the key of its job). Two labels may have one key: then the job runs once.
@@ -15,15 +16,22 @@
 
 #include "bind.h"
 
-/* What an `add` adds: rows of a file, or the vector of one place minus that of another, each of an unedited pass. */
+/* Numbers that an operation brings along. An `add`: rows of a file, or the vector of one place minus that of another, each of
+   an unedited pass. A mean: the places that it is taken over. A transplant of stored values: those values. */
 struct job_vector {
-    const float *rows;  /* (n_rows, width); NULL: a difference */
+    const float *rows;  /* (n_rows, width), or stored values (tensors K before V, layers, positions, width); NULL: none */
     int n_rows;         /* 1: the same in every layer; else the operation's layers in their order */
     uint8_t sha256[32]; /* of the rows' f32 bytes */
-    const char *file;   /* as the spec names it */
+    const char *file;   /* as the spec names it; of stored values the label */
     struct job_place {
         int prompt, at;
     } from, minus;
+    struct job_set {
+        int prompt, job; /* job: see job_op.donor_job */
+        const int *at;   /* (n) */
+        int n;
+    } * sets; /* (n_sets) of a mean */
+    int n_sets;
 };
 
 /* Which of the candidates an operation takes is known only when the job runs: the rule stands in the key instead. */
@@ -45,7 +53,7 @@ struct job_op {
     int n_gen_at;
     int donor_prompt; /* index of the donor's prompt, or -1 */
     int donor_job;    /* index of the job whose edited cache or pass is taken, or -1: the prompt's unedited one */
-    int *donor_at;    /* (n_at); swap: the other places */
+    int *donor_at;    /* (n_at), or (n_gen_at); swap: the other places */
     bool rerotate;
     float by;                        /* scale, add */
     const struct job_vector *vector; /* add, mean, and transplants of stored values; else NULL */
@@ -103,6 +111,17 @@ struct job_sum {
     int included;
 };
 
+/* Tokens that a metric's answers begin with on one prompt; -1: it has none there. b: the second one of a logit_diff. */
+struct job_answer {
+    int a, b;
+};
+
+/* Tokens that the metrics ask for behind a prompt, rising. */
+struct job_asked {
+    const int *ids; /* (n) */
+    int n;
+};
+
 struct jobs {
     arena *mem;
     struct job *jobs; /* (n) */
@@ -110,7 +129,10 @@ struct jobs {
     struct bound_prompt
         *prompts; /* (n_prompts) the spec's, borrowed, then those that controls need: prompts without a needle */
     int n_prompts;
+    int *feed;                  /* (n_prompts) last tokens that are fed behind an edit of the finished cache */
     const struct job_sum *sums; /* (n_conditions) of the spec */
+    struct job_answer *answers; /* (spec's n_metrics, n_prompts) */
+    struct job_asked *asked;    /* (n_prompts); NULL where jobs were made by hand */
 };
 
 /* *out only on success; job_free frees it. -1: d tells, or e. */
@@ -127,6 +149,16 @@ const char *job_tensor_name(int tensors, int layer);
 const char *job_when_name(enum op_when when);
 /* x as the shortest decimal that reads back as the same float: what a key says of `by`. out: 16 bytes are enough. */
 void job_number(float x, char out[16]);
+/* What else an operation's JSON says, in the key and in the database: sigma, bits, queries, ... */
+struct json_t;
+void job_op_params(const struct job_op *op, struct json_t *o);
+/* The positions or new tokens that an operation edits, and how many they are. */
+const int *job_op_places(const struct job_op *op, int *n);
+/* The moment at which the job's stored cache is what it was at `moment`: that one, or its twin where no edit lies between them;
+   0: it is not captured. */
+int job_moment(const struct jobs *all, int job, int moment);
+/* Whether a kv_delta against a condition is of this job. */
+bool job_in_delta(const struct spec *s, const struct metric *m, const struct job *j);
 /* Bytes of f32 that a job's records take. */
 int64_t job_record_bytes(const engine *en, const struct jobs *jobs, const struct job *j);
 

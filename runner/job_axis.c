@@ -36,7 +36,7 @@ static int window_list(struct expand *x, int axis, struct axis_list *l)
     for (i = 0; i < l->n; i++) {
         l->v[i] = window_value(x, axis, centres[i]);
         if (i == 0 || strcmp(l->v[i].text, l->v[i - 1].text) != 0) continue;
-        diag_add(x->d, DIAG_ERROR, "E372", a->layers.at, a->layers.width,
+        diag_add(x->d, DIAG_ERROR, "E354", a->layers.at, a->layers.width,
                  "windows of %d layers around layers %d and %d are the same: %s has layers 0..%d", a->size, centres[i - 1],
                  centres[i], x->model, x->info->n_layer - 1);
         diag_help(x->d, "help: a smaller size, or fewer centres");
@@ -294,7 +294,7 @@ static int included_value(struct expand *x, int prompt, const struct sweep_key *
     }
     n = index_of(v->text, counted(x, a, prompt));
     if (n < 0) {
-        diag_add(x->d, DIAG_ERROR, "E373", v->at, v->width, "%s: '%s' is no %s of %s, which has 0..%d", a->name, v->text,
+        diag_add(x->d, DIAG_ERROR, "E355", v->at, v->width, "%s: '%s' is no %s of %s, which has 0..%d", a->name, v->text,
                  a->kind == AXIS_POSITIONS ? "position"
                  : a->kind == AXIS_WINDOWS ? "centre of a window"
                                            : "layer",
@@ -307,7 +307,7 @@ static int included_value(struct expand *x, int prompt, const struct sweep_key *
 
 static int exists(struct expand *x, const struct sweep *sw, int prompt, int condition)
 {
-    diag_add(x->d, DIAG_ERROR, "E371", sw->at, sw->width, "condition '%s' has this combination already on prompt '%s'",
+    diag_add(x->d, DIAG_ERROR, "E353", sw->at, sw->width, "condition '%s' has this combination already on prompt '%s'",
              x->s->conditions[condition].name, x->s->prompts[prompt].name);
     return -1;
 }
@@ -374,10 +374,10 @@ static void idle_rule(const struct expand *x, const struct sweep *sw, int matche
 {
     int k;
     if (matched)
-        diag_add(x->d, DIAG_ERROR, "E370", sw->at, sw->width,
+        diag_add(x->d, DIAG_ERROR, "E352", sw->at, sw->width,
                  "this rule removes nothing: what it means (%d) is removed by rules above it", matched);
     else
-        diag_add(x->d, DIAG_ERROR, "E370", sw->at, sw->width,
+        diag_add(x->d, DIAG_ERROR, "E352", sw->at, sw->width,
                  "this rule removes nothing: no combination is meant by all its keys");
     for (k = 0; k < sw->n_keys && !matched; k++) {
         const struct sweep_key *key = &sw->keys[k];

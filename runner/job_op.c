@@ -58,30 +58,6 @@ static void add_int(struct buf *b, int v)
     buf_add(b, &v, sizeof v);
 }
 
-/* Whether the values of a job are those that prompt q was made for, as far as the job has the axis. */
-static bool agree(const struct job *j, const struct prompt *q)
-{
-    int k, v;
-    for (k = 0; k < q->n_values; k++)
-        for (v = 0; v < j->n_values; v++)
-            if (q->values[k].axis == j->values[v].axis && strcmp(q->values[k].text, j->values[v].text) != 0) return false;
-    return true;
-}
-
-int job_same_values(const struct expand *x, int named, struct mark at)
-{
-    int i, found = -1, n = 0;
-    for (i = 0; i < x->s->n_prompts; i++) {
-        const struct prompt *q = &x->s->prompts[i];
-        if (q->first != named || q->idle || !agree(x->job, q)) continue;
-        if (n++ == 0) found = i;
-    }
-    if (n == 1) return found;
-    diag_add(x->d, DIAG_ERROR, "E324", at, 1, "no prompt '%s' has the values of job '%s' and a job of its own",
-             x->s->prompts[named].name, x->job->label);
-    return -1;
-}
-
 struct chosen job_choose(struct expand *x, int prompt, const struct select *sel, bool warn)
 {
     struct buf key = {0};
@@ -103,140 +79,6 @@ struct chosen job_choose(struct expand *x, int prompt, const struct select *sel,
     return x->chosen[x->n_chosen++] = c;
 }
 
-/* ---- the cache that an edit writes ---- */
-
-/* Positions 0..P-2 are in the cache when the edit is made; with reuse_logits the last one is, too. */
-static int tokens_held(const struct expand *x, int prompt)
-{
-    int n = x->prompts[prompt].n_tokens;
-    return x->s->decode.after_edit == AFTER_REUSE_LOGITS ? n : n - 1;
-}
-
-static int check_held(const struct expand *x, int prompt, const struct select *sel, const int *at, int n, bool donor)
-{
-    const struct bound_prompt *p = &x->prompts[prompt];
-    int held = tokens_held(x, prompt);
-    if (at[n - 1] < held) return 0;
-    diag_add(x->d, DIAG_ERROR, donor ? "E341" : "E340", sel->at, sel->width,
-             donor ? "position %d is the last token of the donor prompt '%s': its finished cache does not hold it"
-                   : "position %d is the last token of prompt '%s': it is not in the cache when the edit is made",
-             at[n - 1], p->prompt->name);
-    diag_help(x->d, "pos %d  %s", at[n - 1], snippet_at(x->mem, p, &at[n - 1], 1));
-    diag_help(
-        x->d,
-        "help: the cache holds 0..%d, then the last token is fed and sees the edit; with decode: { after_edit: reuse_logits } "
-        "it is held, too, and the first new token ignores the edit",
-        held - 1);
-    return -1;
-}
-
-/* ---- donors ---- */
-
-int job_donor(const struct expand *x, int prompt, const struct donor *d)
-{
-    const char *name = x->s->prompts[prompt].name;
-    int i, other = x->s->prompts[prompt].other;
-    if (d->other) {
-        if (other < 0)
-            diag_add(x->d, DIAG_ERROR, "E321", d->at, 1,
-                     "prompt '%s' has no other: prompt: other needs an entry with two names", name);
-        return other;
-    }
-    for (i = 0; i < x->s->n_written; i++)
-        if (d->prompt && strcmp(x->s->prompts[i].name, d->prompt) == 0) return job_same_values(x, i, d->at);
-    diag_add(x->d, DIAG_ERROR, "E322", d->at, 1, "there is no prompt '%s' to take values from", d->prompt ? d->prompt : "");
-    return -1;
-}
-
-/* The text that the chosen tokens stand for. */
-static const char *chosen_text(const struct expand *x, int prompt, const struct chosen *c)
-{
-    const struct bound_prompt *p = &x->prompts[prompt];
-    struct buf b = {0};
-    const char *s;
-    int i;
-    if (p->prompt->kind == PROMPT_TOKENS) return snippet_positions(x->mem, c->at, c->n);
-    for (i = 0; i < c->n; i++) {
-        const struct token *t = &p->tokens[c->at[i]];
-        buf_add(&b, p->text + t->start, (size_t)(t->end - t->start));
-    }
-    s = snippet_text(x->mem, b.p ? b.p : "", b.n, 40);
-    buf_free(&b);
-    return s;
-}
-
-static const char *chosen_tokens(const struct expand *x, int prompt, const struct chosen *c)
-{
-    enum { SHOWN = 12 };
-    struct buf b = {0};
-    const char *s;
-    int i;
-    for (i = 0; i < c->n && i < SHOWN; i++) buf_printf(&b, "[%s]", snippet_token(x->mem, &x->prompts[prompt], c->at[i]));
-    if (i < c->n) buf_str(&b, " …");
-    s = arena_strdup(x->mem, b.p ? b.p : "");
-    buf_free(&b);
-    return s;
-}
-
-struct sides {
-    int target, donor; /* prompts */
-    struct chosen to, from;
-};
-
-static void show_sides(const struct expand *x, const struct sides *v)
-{
-    const char *t = x->s->prompts[v->target].name, *f = x->s->prompts[v->donor].name;
-    const char *tp = snippet_positions(x->mem, v->to.at, v->to.n), *fp = snippet_positions(x->mem, v->from.at, v->from.n);
-    int w = (int)(strlen(t) > strlen(f) ? strlen(t) : strlen(f)), wp = (int)(strlen(tp) > strlen(fp) ? strlen(tp) : strlen(fp));
-    diag_help(x->d, "target  %-*s  pos %-*s  %s", w, t, wp, tp, chosen_tokens(x, v->target, &v->to));
-    diag_help(x->d, "donor   %-*s  pos %-*s  %s", w, f, wp, fp, chosen_tokens(x, v->donor, &v->from));
-}
-
-static int check_lengths(const struct expand *x, const struct op *op, const struct sides *v)
-{
-    bool aligned = op->align_at.line > 0;
-    if (v->to.n == v->from.n) return 0;
-    diag_add(x->d, DIAG_ERROR, "E320", aligned ? op->align_at : op->donor.at, aligned ? (int)strlen("same_length") : 1,
-             "transplant needs equal lengths: target '%s' is %d token%s, donor '%s' is %d", chosen_text(x, v->target, &v->to),
-             v->to.n, v->to.n == 1 ? "" : "s", chosen_text(x, v->donor, &v->from), v->from.n);
-    show_sides(x, v);
-    diag_help(x->d, "help: choose needles with the same number of tokens; kvrun tokens %s %s shows them", x->s->path,
-              x->s->prompts[v->target].name);
-    return -1;
-}
-
-/* A key carries the rotation of the position where it was made; a value carries none. */
-static int check_rope(const struct expand *x, const struct op *op, const struct sides *v, bool moved)
-{
-    if (!moved || op->rope_given || !(op->tensors & CACHE_K)) return 0;
-    diag_add(x->d, DIAG_ERROR, "E323", op->donor.at, 1,
-             "target and donor stand at different positions; say what happens to the rotation of the keys");
-    show_sides(x, v);
-    diag_help(x->d, "help: rope: keep      the key stays as the donor made it, turned for the donor's position");
-    diag_help(
-        x->d,
-        "help: rope: rerotate  the key is turned by the difference, as if the donor's token stood at the target's position");
-    return -1;
-}
-
-/* In flight the donor is the whole prompt; otherwise what its cache holds when the edit is made. */
-static int resolve_donor(struct expand *x, int prompt, const struct op *op, struct job_op *out)
-{
-    const struct select *sel = &op->donor.select;
-    struct sides v = {prompt, job_donor(x, prompt, &op->donor), {out->at, out->n_at}, {NULL, -1}};
-    bool moved;
-    if (v.donor < 0) return -1;
-    v.from = job_choose(x, v.donor, sel, false);
-    if (v.from.n < 0 || check_lengths(x, op, &v)) return -1;
-    if (op->when == WHEN_FINISHED_CACHE && check_held(x, v.donor, sel, v.from.at, v.from.n, true)) return -1;
-    moved = memcmp(v.to.at, v.from.at, (size_t)v.from.n * sizeof *v.from.at) != 0;
-    if (check_rope(x, op, &v, moved)) return -1;
-    out->donor_prompt = v.donor;
-    out->donor_at = v.from.at;
-    out->rerotate = moved && op->rerotate && (op->tensors & CACHE_K);
-    return 0;
-}
-
 /* ---- layers and heads ---- */
 
 static int resolve_layers(struct expand *x, const struct op *op, struct job_op *out)
@@ -251,30 +93,109 @@ static int resolve_layers(struct expand *x, const struct op *op, struct job_op *
 
 static int resolve_heads(struct expand *x, const struct op *op, struct job_op *out)
 {
-    int n = job_heads(x->info, op->tensors);
+    int n = job_op_heads(x->info, op->op, op->tensors);
     if (n == 0) return 0;
     return bind_ranges(&op->heads, n, "head", x->model, x->mem, x->d, &out->heads, &out->n_heads);
 }
 
+/* ---- places ---- */
+
+/* New tokens count from 0; those whose step is not among the operation's are left out. */
+static int resolve_gen(struct expand *x, const struct op *op, struct job_op *out)
+{
+    int *at, n, i;
+    if (bind_ranges(&op->select.tokens, x->s->decode.max_tokens, "new token", "this spec", x->mem, x->d, &at, &n)) return -1;
+    out->gen_at = arena_array(x->mem, (size_t)n, sizeof *out->gen_at);
+    for (i = 0; i < n; i++)
+        if (at[i] >= out->first_step && at[i] <= out->last_step) out->gen_at[out->n_gen_at++] = at[i];
+    if (out->n_gen_at) return 0;
+    diag_add(x->d, DIAG_ERROR, "E384", op->select.at, op->select.width, "none of these new tokens is fed at steps %d..%d",
+             out->first_step, out->last_step);
+    diag_help(x->d, "help: step s is the pass that feeds new token s");
+    return -1;
+}
+
+/* The candidates of a score that only the run can tell. */
+static int resolve_score(struct expand *x, int prompt, const struct op *op, struct job_op *out)
+{
+    struct job_score *score = arena_alloc(x->mem, sizeof *score);
+    *score = (struct job_score){.score = op->select.score, .highest = op->select.highest};
+    if (bind_score(&x->prompts[prompt], &op->select, x->mem, x->d, &out->at, &out->n_at, &score->count)) return -1;
+    out->score = score;
+    return op->when == WHEN_FINISHED_CACHE ? job_check_held(x, prompt, &op->select, out->at, out->n_at, false) : 0;
+}
+
+static int resolve_places(struct expand *x, int prompt, const struct op *op, struct job_op *out)
+{
+    struct chosen c;
+    if (op->select.kind == SELECT_GEN) return resolve_gen(x, op, out);
+    if (op->select.kind == SELECT_SCORE && op->select.score != SCORE_POSITION) return resolve_score(x, prompt, op, out);
+    c = job_choose(x, prompt, &op->select, true);
+    if (c.n < 0) return -1;
+    out->at = c.at;
+    out->n_at = c.n;
+    return op->when == WHEN_FINISHED_CACHE ? job_check_held(x, prompt, &op->select, c.at, c.n, false) : 0;
+}
+
+static int resolve_queries(struct expand *x, int prompt, const struct op *op, struct job_op *out)
+{
+    struct chosen c;
+    if (op->all_queries) return 0;
+    c = job_choose(x, prompt, &op->queries, false);
+    if (c.n < 0) return -1;
+    out->queries = c.at;
+    out->n_queries = c.n;
+    if (c.at[c.n - 1] >= out->at[0]) return 0;
+    diag_add(x->d, DIAG_ERROR, "E386", op->queries.at, op->queries.width,
+             "no query at or behind the keys: in prompt '%s' the last query is at %d and the first key at %d",
+             x->s->prompts[prompt].name, c.at[c.n - 1], out->at[0]);
+    return -1;
+}
+
 /* ---- the whole operation ---- */
+
+/* A last step behind the last pass says no more than that pass. */
+static int resolve_steps(struct expand *x, const struct op *op, struct job_op *out)
+{
+    int last = x->s->decode.max_tokens - 1;
+    if (op->when != WHEN_STEPS) return 0;
+    out->first_step = op->first_step;
+    out->last_step = op->last_step < last ? op->last_step : last;
+    if (op->first_step <= last) return 0;
+    diag_add(x->d, DIAG_ERROR, "E387", op->at, 1, "step %d: there are steps 0..%d, since max_tokens is %d", op->first_step,
+             last, last + 1);
+    return -1;
+}
+
+static int resolve_own(struct expand *x, int prompt, const struct op *op, struct job_op *out)
+{
+    switch (op->op) {
+    case EDIT_ADD: return job_vector_resolve(x, prompt, &op->vector, out);
+    case EDIT_MEAN: return job_mean_resolve(x, prompt, op, out);
+    case EDIT_SWAP: return job_donor_resolve(x, prompt, op, out);
+    case EDIT_TRANSPLANT: return op->donor.stored ? job_stored_resolve(x, op, out) : job_donor_resolve(x, prompt, op, out);
+    case EDIT_KNOCKOUT: return resolve_queries(x, prompt, op, out);
+    default: return 0;
+    }
+}
 
 int job_op_resolve(struct expand *x, int prompt, const struct op *op, struct job_op *out)
 {
-    struct chosen c = job_choose(x, prompt, &op->select, true);
-    int rc = c.n < 0 ? -1 : 0;
-    /* mask takes a position from the view of every query: there is no half of it */
+    int rc = 0;
     *out = (struct job_op){.op = op->op,
                            .when = op->when,
-                           .tensors = op->op == EDIT_MASK ? CACHE_K | CACHE_V : op->tensors,
+                           .tensors = op->tensors,
                            .donor_prompt = -1,
                            .donor_job = -1,
-                           .by = op->by};
+                           .by = op->by,
+                           .sigma = op->sigma,
+                           .seed = (uint64_t)op->seed,
+                           .bits = op->bits,
+                           .per_channel = op->per_channel,
+                           .compact = op->compact};
+    if (resolve_steps(x, op, out)) rc = -1;
+    if (rc == 0 && resolve_places(x, prompt, op, out)) rc = -1;
     if (resolve_layers(x, op, out)) rc = -1;
     if (resolve_heads(x, op, out)) rc = -1;
-    if (rc) return -1;
-    out->at = c.at;
-    out->n_at = c.n;
-    if (op->when == WHEN_FINISHED_CACHE && check_held(x, prompt, &op->select, out->at, out->n_at, false)) return -1;
-    if (op->op == EDIT_ADD) return job_vector_resolve(x, prompt, &op->vector, out);
-    return op->op == EDIT_TRANSPLANT ? resolve_donor(x, prompt, op, out) : 0;
+    return rc ? -1 : resolve_own(x, prompt, op, out);
 }

@@ -42,7 +42,13 @@ struct expand {
     struct map *files; /* vector file and tensor -> index into vectors */
     struct job_file *vectors;
     int n_vectors;
-    const struct job *job;     /* whose operations are being resolved */
+    const struct job *job;   /* whose operations are being resolved */
+    int *feed;               /* (n_prompts) see struct jobs */
+    struct job_wish *wishes; /* (n_wishes) donors with edits, see job_donor.c */
+    int n_wishes;
+    struct job_stored *stored; /* the database of stored donors that was read last, or NULL */
+    int *absent_of;            /* of each prompt behind the spec's: index of the job that is held against it */
+    int n_prompts;             /* the spec's, then those that controls need */
     struct axis_list *axes;    /* (n_prompts, n_axes) */
     struct job_sum *sums;      /* (n_conditions) */
     int *matched;              /* (n_excludes) combinations that a rule means, removed or not */
@@ -62,15 +68,44 @@ int job_rules_check(const struct expand *x); /* every rule has removed something
 
 /* Positions of a prompt that a selector means; found once. warn: an operation will change them. n = -1: told why not. */
 struct chosen job_choose(struct expand *x, int prompt, const struct select *sel, bool warn);
-/* Of the prompts with the name of `named`, the one with the values of the job that is being made, or -1: d tells. */
-int job_same_values(const struct expand *x, int named, struct mark at);
-/* The prompt that a donor of an operation on `prompt` names, or -1: d tells. */
-int job_donor(const struct expand *x, int prompt, const struct donor *d);
+/* Positions 0..n-1 of a prompt are in its finished cache when that is edited. */
+int job_held(const struct expand *x, int prompt);
+/* Counts the tokens of every prompt that are fed behind an edit of its finished cache. -1: d tells. */
+int job_feeds(struct expand *x);
 
-/* Heads that can be chosen at a site: kv heads, query heads, or 0. */
-int job_heads(const struct engine_info *info, int tensors);
 /* Layers, heads, positions and donor of an operation on a prompt. -1: d tells. */
 int job_op_resolve(struct expand *x, int prompt, const struct op *op, struct job_op *out);
+/* Heads that an operation can choose: kv heads, query heads, or 0. */
+int job_op_heads(const struct engine_info *info, enum edit_op op, int tensors);
+
+/* ---- job_donor.c ---- */
+
+/* The prompt that a donor of an operation on `prompt` names, or -1: d tells. */
+int job_donor(const struct expand *x, int prompt, const struct donor *d);
+/* Where a transplant or a swap takes its values; the places of out that get none are left out. -1: d tells. */
+int job_donor_resolve(struct expand *x, int prompt, const struct op *op, struct job_op *out);
+/* The places whose mean is taken. -1: d tells. */
+int job_mean_resolve(struct expand *x, int prompt, const struct op *op, struct job_op *out);
+/* Finds the jobs that are donors, when all are made. -1: d tells. */
+int job_donors_find(struct expand *x, struct jobs *all);
+int job_check_held(const struct expand *x, int prompt, const struct select *sel, const int *at, int n, bool donor);
+
+/* ---- job_stored.c ---- */
+
+/* Values that an earlier run stored, for the places of out. -1: d tells. */
+int job_stored_resolve(struct expand *x, const struct op *op, struct job_op *out);
+void job_stored_close(struct job_stored *s); /* NULL is fine */
+
+/* ---- job_control.c ---- */
+
+/* The most controls that the spec may make, in jobs and in prompts, for the room of all. */
+void job_control_room(const struct spec *s, int *jobs, int *prompts);
+/* The controls of a prompt, whose jobs start at `first`. -1: d tells. */
+int job_controls(struct expand *x, struct jobs *all, int prompt, int first);
+/* The jobs on prompts that controls made, behind all others. -1: d tells of a control that no condition has. */
+int job_controls_end(struct expand *x, struct jobs *all);
+const char *job_label(arena *mem, const struct spec *s, const struct job *j);
+void job_finish_parts(struct expand *x, struct job *j); /* after, moments */
 
 /* The vector of an `add`, whose other parts are in out. -1: d tells. */
 int job_vector_resolve(struct expand *x, int prompt, const struct op_vector *v, struct job_op *out);
@@ -80,9 +115,12 @@ int job_records(struct expand *x, struct job *j);
 /* Adds to `to` what `from`, a job with the same key, records. */
 void job_records_join(struct expand *x, struct job *to, const struct job *from);
 
+/* Tokens of the answers that metrics name, and whether the caches that they need are captured. -1: d tells. */
+int job_metrics(struct expand *x, struct jobs *all);
+
 /* Fills what all keys share: model_hash .. n_stop. -1: e. */
 int job_key_start(struct expand *x, err *e);
-/* Fills key_json and key. -1: e. */
-int job_key(const struct expand *x, struct job *j, err *e);
+/* Fills key_json and key; those of the jobs that are donors are there. -1: e. */
+int job_key(const struct expand *x, const struct jobs *all, struct job *j, err *e);
 
 #endif

@@ -1,102 +1,66 @@
-/* metric.c: metrics from what is stored; see metric.h. Definitions are kept beside the values, so that a value can be told
- * even when the spec has changed since. */
-#include "metric.h"
-#include "db.h"
-#include "words.h"
+/* metric.c: which metrics are computed when, and how their values come into the file; see metric.h. Definitions are kept beside
+ * the values, so that a value can be told even when the spec has changed since. */
+#include "metric_in.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- values ---- */
+/* ---- answers that there are ---- */
 
-struct value {
-    bool defined;
-    double v;
-};
-
-static struct value mentions(const struct spec *s, const struct metric *m, int prompt, const char *text, size_t n)
-{
-    int who = m->which == WHICH_OWN ? prompt : m->which == WHICH_OTHER ? s->prompts[prompt].other : -1;
-    struct value out = {false, 0};
-    int i, k;
-    if (m->which == WHICH_OTHER && who < 0) return out;
-    for (i = 0; i < m->n_words; i++) {
-        const struct words *w = &m->words[i];
-        if (m->which != WHICH_ANY && (!w->key || strcmp(w->key, s->prompts[who].name))) continue;
-        out.defined = true;
-        for (k = 0; k < w->n && out.v == 0; k++) out.v = words_in(text, n, w->words[k], m->casefold);
-    }
-    return out;
-}
-
-/* The tokens of one attempt, kept because many jobs are compared with the same one. */
-struct tokens_of {
-    int64_t attempt;
-    int64_t *ids; /* (n) */
-    size_t n, cap;
-};
-
-struct computing {
-    store *st;
-    sqlite3 *db;
-    const struct spec *s;
-    const struct jobs *j;
-    sqlite3_stmt *steps, *put;
-    int64_t *attempts; /* (j->n) newest good answer, 0: none */
-    struct tokens_of own, other;
-};
-
-static int load_tokens(struct computing *c, int64_t attempt, struct tokens_of *t, err *e)
+int metric_tokens(struct computing *c, int64_t attempt, struct tokens_of *t, err *e)
 {
     int r;
     if (t->attempt == attempt) return 0;
     t->n = 0;
     t->attempt = 0;
-    r = db_query(c->db, &c->steps, e, "SELECT token_id FROM step WHERE attempt_id=? ORDER BY step", "i", attempt);
+    r = db_query(c->db, &c->steps, e, "SELECT token_id, margin FROM step WHERE attempt_id=? ORDER BY step", "i", attempt);
     for (; r == 1; r = db_next(c->db, c->steps, e)) {
         if (t->n == t->cap) {
             t->cap = t->cap * 2 + 128;
             t->ids = mem_grow(t->ids, t->cap, sizeof *t->ids);
+            t->margin = mem_grow(t->margin, t->cap, sizeof *t->margin);
         }
-        t->ids[t->n++] = sqlite3_column_int64(c->steps, 0);
+        t->ids[t->n] = sqlite3_column_int(c->steps, 0);
+        t->margin[t->n++] = sqlite3_column_type(c->steps, 1) == SQLITE_NULL ? (double)NAN : sqlite3_column_double(c->steps, 1);
     }
     if (r == 0) t->attempt = attempt;
     return r;
 }
 
-/* The job of this prompt and the condition `against` whose axes, as far as this job has them too, have the same values; -1. */
-static int partner(const struct jobs *j, const struct job *of, int against)
+void metric_tokens_free(struct tokens_of *t)
 {
-    int i, a, b;
-    for (i = 0; i < j->n; i++) {
-        const struct job *x = &j->jobs[i];
-        bool same = x->prompt == of->prompt && x->condition == against;
-        for (a = 0; same && a < x->n_values; a++)
-            for (b = 0; same && b < of->n_values; b++)
-                same = x->values[a].axis != of->values[b].axis || !strcmp(x->values[a].text, of->values[b].text);
-        if (same) return i;
+    free(t->ids);
+    free(t->margin);
+}
+
+static int load_newest(struct computing *c, err *e)
+{
+    const char *numerics = engine_info(store_engine(c->st))->numerics;
+    sqlite3_stmt *rows = NULL;
+    int r = db_query(c->db, &rows, e,
+                     "SELECT sj.ordinal, sj.id, a.id, a.numerics<>?2, g.n_gen FROM spec_job sj JOIN attempt a ON a.id="
+                     "(SELECT max(x.id) FROM attempt x WHERE x.job_id=sj.job_id AND x.status='done')"
+                     " JOIN generation g ON g.attempt_id=a.id WHERE sj.spec_id=?1",
+                     "is", store_spec_id(c->st), numerics);
+    for (; r == 1; r = db_next(c->db, rows, e)) {
+        int64_t job = sqlite3_column_int64(rows, 0);
+        if (job < 0 || job >= c->j->n) continue;
+        c->newest[job] = (struct newest){sqlite3_column_int64(rows, 2), sqlite3_column_int64(rows, 1),
+                                         sqlite3_column_int(rows, 3) != 0, sqlite3_column_int(rows, 4)};
     }
-    return -1;
+    sqlite3_finalize(rows);
+    return r;
 }
 
-/* 1: *out is the value, 0: the partner has no answer, -1. */
-static int first_divergence(struct computing *c, const struct metric *m, int job, int *last_prompt, int *last,
-                            struct value *out, err *e)
+int metric_partner(struct computing *c, const struct metric *m, int job)
 {
-    const struct job *of = &c->j->jobs[job];
-    size_t i = 0;
-    /* Without axes the partner is that of the whole prompt; jobs come prompt by prompt. */
-    if (*last_prompt != of->prompt || c->s->conditions[m->against].n_over) *last = partner(c->j, of, m->against);
-    *last_prompt = of->prompt;
-    if (*last < 0 || !c->attempts[*last]) return 0;
-    if (load_tokens(c, c->attempts[job], &c->own, e) || load_tokens(c, c->attempts[*last], &c->other, e)) return -1;
-    while (i < c->own.n && i < c->other.n && c->own.ids[i] == c->other.ids[i]) i++;
-    *out = (struct value){i < c->own.n || i < c->other.n, (double)i};
-    return 1;
+    int other = partner_of(c->partners, job, c->j->jobs[job].prompt, m->against);
+    return other >= 0 && c->newest[other].attempt ? other : -1;
 }
 
-/* ---- into the file ---- */
+/* ---- definitions ---- */
 
 static json_t *words_json(const struct metric *m)
 {
@@ -110,95 +74,248 @@ static json_t *words_json(const struct metric *m)
     return all;
 }
 
-static int64_t put_definition(struct computing *c, const struct metric *m, err *e)
+static json_t *answers_json(const struct metric *m)
+{
+    json_t *all = m->answers[0].key ? json_object() : json_array();
+    int i;
+    for (i = 0; i < m->n_answers; i++)
+        if (m->answers[i].key)
+            json_object_set_new(all, m->answers[i].key, json_string(m->answers[i].text));
+        else
+            json_array_append_new(all, json_string(m->answers[i].text));
+    return all;
+}
+
+static json_t *place_json(const struct spec *s, const struct metric_place *p)
+{
+    json_t *o = json_pack("{s:s}", "condition", s->conditions[p->condition].name);
+    if (p->other || p->prompt >= 0)
+        json_object_set_new(o, "prompt", json_string(p->other ? "other" : s->prompts[p->prompt].name));
+    return o;
+}
+
+static json_t *per_json(int per)
+{
+    static const char *const words[] = {"step", "layer", "position", "head", "tensor"};
+    json_t *list = json_array();
+    int i;
+    for (i = 0; i < 5; i++)
+        if (per & 1 << i) json_array_append_new(list, json_string(words[i]));
+    return list;
+}
+
+static void define_delta(const struct metric *m, json_t *o)
+{
+    static const char *const norms[] = {"l2", "cosine", "max"};
+    json_object_set_new(o, "norm", json_string(norms[m->norm]));
+    json_object_set_new(o, "moment",
+                        json_string(m->moment == MOMENT_PREFILL  ? "prefill"
+                                    : m->moment == MOMENT_EDITED ? "edited"
+                                                                 : "end"));
+    if (m->between[0]) json_object_set_new(o, "between", json_pack("[s,s]", m->between[0], m->between[1]));
+}
+
+/* What the metric is, as JSON: all that its values depend on beside the attempts, and nothing else. */
+static char *define(const struct spec *s, const struct metric *m)
 {
     static const char *const which[] = {"any", "own", "other"};
-    json_t *json = m->kind == METRIC_MENTIONS ? json_pack("{s:o, s:s, s:b}", "mentions", words_json(m), "which",
-                                                          which[m->which], "casefold", m->casefold)
-                                              : json_pack("{s:s}", "against", c->s->conditions[m->against].name);
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_t *o = json_pack("{s:s}", "metric", spec_metric_kind(m->kind));
+    char *text;
+    if (m->against >= 0) json_object_set_new(o, "against", json_string(s->conditions[m->against].name));
+    if (m->per) json_object_set_new(o, "per", per_json(m->per));
+    if (m->kind == METRIC_MENTIONS) {
+        json_object_set_new(o, "mentions", words_json(m));
+        json_object_set_new(o, "casefold", json_boolean(m->casefold));
+    }
+    if (m->kind == METRIC_MENTIONS || m->n_answers) json_object_set_new(o, "which", json_string(which[m->which]));
+    if (m->n_answers) {
+        json_object_set_new(o, "answers", answers_json(m));
+        json_object_set_new(o, "step", json_integer(m->step));
+    }
+    if (m->kind == METRIC_RECOVERY) {
+        json_object_set_new(o, "of", json_string(s->metrics[m->of_metric].name));
+        json_object_set_new(o, "clean", place_json(s, &m->clean));
+        json_object_set_new(o, "corrupt", place_json(s, &m->corrupt));
+    }
+    if (m->kind == METRIC_EDIT_DISTANCE) json_object_set_new(o, "unit", json_string(m->unit_token ? "token" : "character"));
+    if (m->kind == METRIC_KV_DELTA) define_delta(m, o);
+    text = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
+    json_decref(o);
+    return text ? text : mem_strdup("{}");
+}
+
+/* Values of another definition under this name are no longer true. */
+static int put_definition(struct computing *c, int metric, err *e)
+{
+    const char *text = c->definitions[metric] = define(c->s, &c->s->metrics[metric]);
     int64_t id = db_id(c->db, NULL, e,
-                       "INSERT INTO metric_def(spec_id,name,definition_json) VALUES(?,?,?) ON CONFLICT(spec_id,name)"
-                       " DO UPDATE SET definition_json=excluded.definition_json RETURNING id",
-                       "iss", store_spec_id(c->st), m->name, text ? text : "{}");
-    json_decref(json);
-    free(text);
-    return id;
+                       "INSERT INTO metric_def(spec_id,name,definition_json) VALUES(?1,?2,?3) ON CONFLICT(spec_id,name)"
+                       " DO UPDATE SET name=excluded.name RETURNING id",
+                       "iss", store_spec_id(c->st), c->s->metrics[metric].name, text);
+    c->ids[metric] = id;
+    if (id < 0) return -1;
+    if (db_run(c->db, NULL, e,
+               "DELETE FROM metric WHERE metric_id=?1 AND ?2<>(SELECT definition_json FROM metric_def WHERE id=?1)", "is", id,
+               text) ||
+        db_run(c->db, NULL, e,
+               "DELETE FROM metric_part WHERE metric_id=?1 AND ?2<>(SELECT definition_json FROM metric_def WHERE id=?1)", "is",
+               id, text))
+        return -1;
+    return db_run(c->db, NULL, e, "UPDATE metric_def SET definition_json=? WHERE id=?", "si", text, id);
 }
 
-static int put_value(struct computing *c, int64_t metric, int64_t spec_job, int64_t attempt, struct value v, err *e)
+/* ---- values ---- */
+
+int metric_begin(struct computing *c, err *e)
 {
-    static const char sql[] = "INSERT INTO metric VALUES(?,?,?,?,?) ON CONFLICT(metric_id,spec_job_id) DO UPDATE"
-                              " SET attempt_id=excluded.attempt_id, value=excluded.value, flag=excluded.flag";
-    if (!v.defined) return db_run(c->db, &c->put, e, sql, "iiins", metric, spec_job, attempt, "undefined");
-    return db_run(c->db, &c->put, e, sql, "iiidn", metric, spec_job, attempt, v.v);
+    return db_run(c->db, NULL, e, "BEGIN IMMEDIATE", "");
 }
 
-static int compute_one(struct computing *c, const struct metric *m, err *e)
+int metric_commit(struct computing *c, err *e)
 {
-    sqlite3_stmt *rows = NULL;
-    int64_t metric = put_definition(c, m, e);
-    int last_prompt = -1, last = -1;
-    int r = metric < 0 ? -1
-                       : db_query(c->db, &rows, e,
-                                  "SELECT sj.ordinal, sj.id, g.text FROM spec_job sj JOIN generation g ON g.attempt_id="
-                                  "(SELECT max(a.id) FROM attempt a WHERE a.job_id=sj.job_id AND a.status='done')"
-                                  " WHERE sj.spec_id=? ORDER BY sj.ordinal",
-                                  "i", store_spec_id(c->st));
-    for (; r == 1; r = db_next(c->db, rows, e)) {
-        int64_t job = sqlite3_column_int64(rows, 0);
-        const char *text = (const char *)sqlite3_column_text(rows, 2);
-        struct value v;
-        int there = 1;
-        if (job < 0 || job >= c->j->n || !c->attempts[job]) continue;
-        if (m->kind == METRIC_MENTIONS)
-            v = mentions(c->s, m, c->j->jobs[job].prompt, text ? text : "", (size_t)sqlite3_column_bytes(rows, 2));
-        else
-            there = first_divergence(c, m, (int)job, &last_prompt, &last, &v, e);
-        if (there < 0 || (there && put_value(c, metric, sqlite3_column_int64(rows, 1), c->attempts[job], v, e))) {
-            r = -1;
-            break;
-        }
+    return db_run(c->db, NULL, e, "COMMIT", "");
+}
+
+static int drop_parts(struct computing *c, int metric, int job, err *e)
+{
+    return db_run(c->db, &c->drop_parts, e, "DELETE FROM metric_part WHERE metric_id=? AND spec_job_id=?", "ii", c->ids[metric],
+                  c->newest[job].spec_job);
+}
+
+int metric_put(struct computing *c, int metric, int job, int64_t against, struct value v, err *e)
+{
+    static const char sql[] =
+        "INSERT INTO metric(metric_id,spec_job_id,attempt_id,against_id,value,flag) VALUES(?,?,?,nullif(?,0),?,?)"
+        " ON CONFLICT(metric_id,spec_job_id) DO UPDATE SET attempt_id=excluded.attempt_id, against_id=excluded.against_id,"
+        " value=excluded.value, flag=excluded.flag";
+    const struct newest *n = &c->newest[job];
+    if (!isfinite(v.v)) v.defined = false;
+    if ((c->s->metrics[metric].per || c->s->metrics[metric].kind == METRIC_STATE_SIZE) && drop_parts(c, metric, job, e))
+        return -1;
+    if (!v.defined)
+        return db_run(c->db, &c->put, e, sql, "iiiins", c->ids[metric], n->spec_job, n->attempt, against, "undefined");
+    return db_run(c->db, &c->put, e, sql, "iiiidn", c->ids[metric], n->spec_job, n->attempt, against, v.v);
+}
+
+int metric_put_part(struct computing *c, int metric, int job, const struct part *p, err *e)
+{
+    static const char sql[] = "INSERT INTO metric_part(metric_id,spec_job_id,attempt_id,tensor,layer,head,pos,step,value,flag)"
+                              " VALUES(?,?,?,?,nullif(?,-1),nullif(?,-1),nullif(?,-1),nullif(?,-1),?,?)";
+    const struct newest *n = &c->newest[job];
+    int64_t layer = p->layer, head = p->head, pos = p->pos, step = p->step;
+    if (!p->value.defined || !isfinite(p->value.v))
+        return db_run(c->db, &c->put_part, e, sql, "iiisiiiins", c->ids[metric], n->spec_job, n->attempt, p->tensor, layer,
+                      head, pos, step, "undefined");
+    return db_run(c->db, &c->put_part, e, sql, "iiisiiiidn", c->ids[metric], n->spec_job, n->attempt, p->tensor, layer, head,
+                  pos, step, p->value.v);
+}
+
+/* The value and the parts that another metric or label has of the same attempts. */
+static int copy_value(struct computing *c, int metric, int job, int64_t from, int64_t from_job, err *e)
+{
+    const struct newest *n = &c->newest[job];
+    if (drop_parts(c, metric, job, e)) return -1;
+    if (db_run(c->db, &c->copy, e,
+               "INSERT OR REPLACE INTO metric(metric_id,spec_job_id,attempt_id,against_id,value,flag)"
+               " SELECT ?,?,attempt_id,against_id,value,flag FROM metric WHERE metric_id=? AND spec_job_id=?",
+               "iiii", c->ids[metric], n->spec_job, from, from_job))
+        return -1;
+    return db_run(c->db, &c->copy_parts, e,
+                  "INSERT INTO metric_part(metric_id,spec_job_id,attempt_id,tensor,layer,head,pos,step,value,flag)"
+                  " SELECT ?,?,attempt_id,tensor,layer,head,pos,step,value,flag FROM metric_part"
+                  " WHERE metric_id=? AND spec_job_id=? AND attempt_id=?",
+                  "iiiii", c->ids[metric], n->spec_job, from, from_job, n->attempt);
+}
+
+int metric_kept(struct computing *c, int metric, int job, int64_t against, err *e)
+{
+    const struct newest *n = &c->newest[job];
+    int64_t from, from_job;
+    int r = db_query(c->db, &c->kept, e,
+                     "SELECT 1 FROM metric WHERE metric_id=? AND spec_job_id=? AND attempt_id=? AND against_id IS nullif(?,0)",
+                     "iiii", c->ids[metric], n->spec_job, n->attempt, against);
+    if (r) {
+        sqlite3_reset(c->kept);
+        return r;
     }
-    sqlite3_finalize(rows);
+    r = db_query(c->db, &c->find_same, e,
+                 "SELECT m.metric_id, m.spec_job_id FROM metric m JOIN metric_def d ON d.id=m.metric_id"
+                 " WHERE m.attempt_id=? AND m.against_id IS nullif(?,0) AND d.definition_json=? LIMIT 1",
+                 "iis", n->attempt, against, c->definitions[metric]);
+    if (r <= 0) return r;
+    from = sqlite3_column_int64(c->find_same, 0);
+    from_job = sqlite3_column_int64(c->find_same, 1);
+    sqlite3_reset(c->find_same);
+    return copy_value(c, metric, job, from, from_job, e) ? -1 : 1;
+}
+
+/* ---- all of them ---- */
+
+static int compute_one(struct computing *c, int metric, err *e)
+{
+    switch (c->s->metrics[metric].kind) {
+    case METRIC_MENTIONS:
+    case METRIC_FIRST_DIVERGENCE:
+    case METRIC_EDIT_DISTANCE: return metric_text(c, metric, e);
+    case METRIC_RECOVERY: return metric_recovery(c, metric, e);
+    case METRIC_KV_DELTA: return metric_delta(c, metric, e);
+    case METRIC_STATE_SIZE: return metric_state(c, metric, e);
+    case METRIC_KL:
+    case METRIC_LOGPROB_DIFF: return 0; /* metric_forced has done them */
+    default: return metric_answers(c, metric, e);
+    }
+}
+
+/* In one transaction; those that take long commit on their way, and metric_begin follows. */
+static int compute_kind(struct computing *c, bool recovery, err *e)
+{
+    int i, r = 0;
+    for (i = 0; !r && i < c->s->n_metrics; i++) {
+        if ((c->s->metrics[i].kind == METRIC_RECOVERY) != recovery) continue;
+        r = metric_begin(c, e);
+        if (!r) r = compute_one(c, i, e);
+        if (r >= 0 && metric_commit(c, e)) r = -1;
+        if (r < 0) err_in(e, "metric '%s'", c->s->metrics[i].name);
+    }
     return r;
 }
 
-static int load_attempts(struct computing *c, err *e)
+static int start(struct computing *c, err *e)
 {
-    sqlite3_stmt *rows = NULL;
-    int r = db_query(c->db, &rows, e,
-                     "SELECT sj.ordinal, max(a.id) FROM spec_job sj JOIN attempt a ON a.job_id=sj.job_id AND a.status='done'"
-                     " WHERE sj.spec_id=? GROUP BY sj.id",
-                     "i", store_spec_id(c->st));
-    for (; r == 1; r = db_next(c->db, rows, e)) {
-        int64_t job = sqlite3_column_int64(rows, 0);
-        if (job >= 0 && job < c->j->n) c->attempts[job] = sqlite3_column_int64(rows, 1);
-    }
-    sqlite3_finalize(rows);
-    return r;
+    int i, r = metric_begin(c, e);
+    for (i = 0; !r && i < c->s->n_metrics; i++) r = put_definition(c, i, e);
+    if (!r) r = load_newest(c, e);
+    return r ? -1 : metric_commit(c, e);
 }
 
-int metric_compute(store *st, const struct spec *s, const struct jobs *j, err *e)
+static void finish(struct computing *c)
 {
-    struct computing c = {.st = st, .db = store_sqlite(st), .s = s, .j = j};
-    int i, r;
-    c.attempts = mem_array((size_t)j->n, sizeof *c.attempts);
-    r = db_run(c.db, NULL, e, "BEGIN IMMEDIATE", "");
-    if (!r)
-        r = db_run(c.db, NULL, e, "DELETE FROM metric WHERE metric_id IN (SELECT id FROM metric_def WHERE spec_id=?)", "i",
-                   store_spec_id(st));
-    if (!r) r = load_attempts(&c, e);
-    for (i = 0; !r && i < s->n_metrics; i++) {
-        r = compute_one(&c, &s->metrics[i], e);
-        if (r) err_in(e, "metric '%s'", s->metrics[i].name);
-    }
-    sqlite3_finalize(c.steps);
-    sqlite3_finalize(c.put);
-    if (!r) r = db_run(c.db, NULL, e, "COMMIT", "");
-    if (r) db_rollback(c.db);
-    free(c.attempts);
-    free(c.own.ids);
-    free(c.other.ids);
-    return r;
+    sqlite3_stmt *const all[] = {c->steps, c->put,        c->put_part, c->drop_parts, c->kept, c->find_same,
+                                 c->copy,  c->copy_parts, c->answer,   c->chunks,     c->blob, c->value};
+    size_t k;
+    int i;
+    for (k = 0; k < sizeof all / sizeof *all; k++) sqlite3_finalize(all[k]);
+    for (i = 0; i < c->s->n_metrics; i++) free(c->definitions[i]);
+    partner_free(c->partners);
+    free(c->newest);
+    free(c->ids);
+    free(c->definitions);
+}
+
+int metric_compute(store *st, const struct spec *s, const struct jobs *j, const struct metric_passes *passes, err *e)
+{
+    struct computing c = {.st = st, .db = store_sqlite(st), .s = s, .j = j, .passes = passes};
+    int r, stopped;
+    if (s->n_metrics == 0) return 0;
+    c.partners = partner_new(s, j);
+    c.newest = mem_array((size_t)j->n, sizeof *c.newest);
+    c.ids = mem_array((size_t)s->n_metrics, sizeof *c.ids);
+    c.definitions = mem_array((size_t)s->n_metrics, sizeof *c.definitions);
+    r = start(&c, e);
+    stopped = r ? -1 : metric_forced(&c, e);
+    if (!r && stopped >= 0) r = compute_kind(&c, false, e);
+    if (!r) r = compute_kind(&c, true, e);
+    if (r < 0) db_rollback(c.db);
+    finish(&c);
+    return r ? r : stopped;
 }

@@ -1,11 +1,11 @@
 /* plan.c: see plan.h. */
 #include "plan_in.h"
 
+#include "json_text.h"
 #include "map.h"
 #include "snippet.h"
 #include "width.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,7 +51,7 @@ static void show_edits(const struct plan *p, int first, int width)
     for (i = first; i < p->jobs->n && p->jobs->jobs[i].prompt == prompt; i++)
         for (k = 0; k < p->jobs->jobs[i].n_ops; k++) {
             const struct job_op *op = &p->jobs->jobs[i].ops[k];
-            if (is_span(&p->jobs->prompts[prompt], op->at, op->n_at)) continue;
+            if (op->n_at == 0 || is_span(&p->jobs->prompts[prompt], op->at, op->n_at)) continue;
             if (map_put(seen, op->at, (size_t)op->n_at * sizeof *op->at, 0) >= 0) continue;
             if (rows++ < ROWS)
                 show_at(p, prompt, width, "edited", op->at, op->n_at);
@@ -83,25 +83,49 @@ static void show_positions(const struct plan *p)
 
 /* ---- edits in flight ---- */
 
+/* What only this operation has: "  bits 4  per token" */
+static void show_params(const struct plan *p, const struct job_op *op)
+{
+    json_t *o = json_object(), *v;
+    const char *key;
+    job_op_params(op, o);
+    json_object_del(o, "gen");
+    json_object_foreach(o, key, v)
+    {
+        char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+        buf_printf(p->out, "  %s %s", key, json_is_string(v) ? json_string_value(v) : text);
+        free(text);
+    }
+    json_decref(o);
+}
+
 /* "zero v layers 0..3 heads 1 at 7" */
 static void show_op(const struct plan *p, const struct job_op *op)
 {
     const struct spec *s = p->s;
     const struct job_vector *v = op->vector;
     char by[16];
+    int i, n;
+    job_op_places(op, &n);
     job_number(op->by, by);
     buf_printf(p->out, "%s %s", job_op_name(op->op), job_tensor_name(op->tensors, op->layers[0]));
     if (op->layers[0] >= 0) buf_printf(p->out, "  layers %s", snippet_positions(p->mem, op->layers, op->n_layers));
     if (op->n_heads) buf_printf(p->out, "  heads %s", snippet_positions(p->mem, op->heads, op->n_heads));
-    buf_printf(p->out, "  at %s", snippet_positions(p->mem, op->at, op->n_at));
+    if (op->n_at) buf_printf(p->out, "  at %s", snippet_positions(p->mem, op->at, op->n_at));
+    if (op->n_gen_at) buf_printf(p->out, "  at new %s", snippet_positions(p->mem, op->gen_at, op->n_gen_at));
+    show_params(p, op);
     if (op->op == EDIT_SCALE || op->op == EDIT_ADD) buf_printf(p->out, "  by %s", by);
     if (v && v->rows) buf_printf(p->out, "  %s %02x%02x%02x…", v->file, v->sha256[0], v->sha256[1], v->sha256[2]);
-    if (v && !v->rows)
+    for (i = 0; v && i < v->n_sets; i++)
+        buf_printf(p->out, "%s %s at %s", i ? "," : "  of", p->jobs->prompts[v->sets[i].prompt].prompt->name,
+                   snippet_positions(p->mem, v->sets[i].at, v->sets[i].n));
+    if (v && !v->rows && !v->sets)
         buf_printf(p->out, "  %s at %d minus %s at %d", s->prompts[v->from.prompt].name, v->from.at,
                    s->prompts[v->minus.prompt].name, v->minus.at);
     if (op->donor_prompt >= 0)
-        buf_printf(p->out, "  from %s at %s%s", s->prompts[op->donor_prompt].name,
-                   snippet_positions(p->mem, op->donor_at, op->n_at), op->rerotate ? " rerotated" : "");
+        buf_printf(p->out, "  from %s at %s%s",
+                   op->donor_job >= 0 ? p->jobs->jobs[op->donor_job].label : s->prompts[op->donor_prompt].name,
+                   snippet_positions(p->mem, op->donor_at, n), op->rerotate ? " rerotated" : "");
     buf_char(p->out, '\n');
 }
 
@@ -112,7 +136,7 @@ static void show_flight(const struct plan *p)
     int i, k, rows = 0;
     for (i = 0; i < p->jobs->n && p->jobs->jobs[i].prompt == 0; i++)
         for (k = 0; k < p->jobs->jobs[i].n_ops; k++) {
-            if (p->jobs->jobs[i].ops[k].when != WHEN_PREFILL || rows++ >= ROWS) continue;
+            if (p->jobs->jobs[i].ops[k].when == WHEN_FINISHED_CACHE || rows++ >= ROWS) continue;
             if (rows == 1) buf_str(p->out, "edits in flight\n");
             buf_printf(p->out, "  %s  ", p->jobs->jobs[i].label);
             show_op(p, &p->jobs->jobs[i].ops[k]);
@@ -164,8 +188,8 @@ static double capture_bytes(const struct plan *p, const struct job *j)
 /* The prompts whose caches the jobs that run need, theirs and those of donors. */
 static bool *prompts_needed(const struct plan *p)
 {
-    bool *needed = arena_array(p->mem, (size_t)p->s->n_prompts, sizeof *needed);
-    int i, k;
+    bool *needed = arena_array(p->mem, (size_t)p->jobs->n_prompts, sizeof *needed);
+    int i, k, s;
     for (i = 0; i < p->jobs->n; i++) {
         const struct job *j = &p->jobs->jobs[i];
         if (plan_fate(p, i) != FATE_RUN) continue;
@@ -173,7 +197,9 @@ static bool *prompts_needed(const struct plan *p)
         for (k = 0; k < j->n_ops; k++) {
             const struct job_op *op = &j->ops[k];
             if (op->donor_prompt >= 0) needed[op->donor_prompt] = true;
-            if (op->vector && !op->vector->rows) needed[op->vector->from.prompt] = needed[op->vector->minus.prompt] = true;
+            for (s = 0; op->vector && s < op->vector->n_sets; s++) needed[op->vector->sets[s].prompt] = true;
+            if (op->op == EDIT_ADD && !op->vector->rows)
+                needed[op->vector->from.prompt] = needed[op->vector->minus.prompt] = true;
         }
     }
     return needed;
@@ -203,18 +229,23 @@ static void show_cost(const struct plan *p)
         kv += capture_bytes(p, j);
         recorded += (double)job_record_bytes(p->en, p->jobs, j);
     }
-    for (i = 0; i < p->s->n_prompts; i++) {
+    for (i = 0; i < p->jobs->n_prompts; i++) {
         if (!needed[i] || map_put(prefills, p->jobs->prompts[i].sha256, 32, 0) >= 0) continue;
         n_prefill++;
         tokens += p->jobs->prompts[i].n_tokens;
     }
-    buf_printf(p->out, "cost   %d prefill%s, %ld tokens · ", n_prefill, n_prefill == 1 ? "" : "s", tokens);
+    buf_printf(p->out, "cost   %d prefill%s, %ld tokens", n_prefill, n_prefill == 1 ? "" : "s", tokens);
+    if (n_run - n_flight > 1) buf_printf(p->out, ", shared by %d jobs", n_run - n_flight);
+    buf_str(p->out, " · ");
     if (n_flight)
         buf_printf(p->out, "%d job%s with a prefill of %s own · ", n_flight, n_flight == 1 ? "" : "s",
                    n_flight == 1 ? "its" : "their");
     buf_printf(p->out, "decode %d × %d tokens at most · KV to store %s raw", n_run, p->s->decode.max_tokens,
                bytes_text(p->mem, kv));
+    if (kv > 0) buf_printf(p->out, ", %s of it in different chunks", bytes_text(p->mem, plan_unique_bytes(p)));
     if (recorded > 0) buf_printf(p->out, " · activations to store %s raw", bytes_text(p->mem, recorded));
+    if (p->what->db && plan_free_bytes(p->what->db) >= 0)
+        buf_printf(p->out, " · %s free", bytes_text(p->mem, plan_free_bytes(p->what->db)));
     buf_char(p->out, '\n');
     map_free(prefills);
 }
@@ -251,6 +282,19 @@ static json_t *hex(const uint8_t h[32])
     return json_string(s);
 }
 
+static json_t *sets_json(const struct jobs *jobs, const struct job_vector *v)
+{
+    json_t *all = json_array(), *one;
+    int i;
+    for (i = 0; i < v->n_sets; i++) {
+        const struct job_set *set = &v->sets[i];
+        one = json_pack("{s:s, s:o}", "prompt", jobs->prompts[set->prompt].prompt->name, "at", ints(set->at, set->n));
+        if (set->job >= 0) json_object_set_new(one, "job", json_string(jobs->jobs[set->job].label));
+        json_array_append_new(all, one);
+    }
+    return all;
+}
+
 static json_t *place_json(const struct spec *s, const struct job_place *p)
 {
     return json_pack("{s:s, s:[i]}", "prompt", s->prompts[p->prompt].name, "at", p->at);
@@ -262,21 +306,28 @@ static json_t *vector_json(const struct spec *s, const struct job_vector *v)
     return json_pack("{s:o, s:o}", "from", place_json(s, &v->from), "minus", place_json(s, &v->minus));
 }
 
-static json_t *op_json(const struct spec *s, const struct job_op *op)
+static json_t *op_json(const struct spec *s, const struct jobs *jobs, const struct job_op *op)
 {
     json_t *o = json_pack("{s:s, s:s, s:s}", "op", job_op_name(op->op), "tensor", job_tensor_name(op->tensors, op->layers[0]),
                           "when", job_when_name(op->when));
+    int n;
+    job_op_places(op, &n);
     json_object_set_new(o, "layers", ints(op->layers, op->n_layers));
     json_object_set_new(o, "heads", ints(op->heads, op->n_heads));
     json_object_set_new(o, "at", ints(op->at, op->n_at));
+    job_op_params(op, o);
     if (op->donor_prompt >= 0) {
         json_t *from = json_pack("{s:s}", "prompt", s->prompts[op->donor_prompt].name);
-        json_object_set_new(from, "at", ints(op->donor_at, op->n_at));
+        if (op->donor_job >= 0) json_object_set_new(from, "job", json_string(jobs->jobs[op->donor_job].label));
+        json_object_set_new(from, "at", ints(op->donor_at, n));
         json_object_set_new(o, "from", from);
         json_object_set_new(o, "rope", json_string(op->rerotate ? "rerotate" : "keep"));
     }
     if (op->op == EDIT_SCALE || op->op == EDIT_ADD) json_object_set_new(o, "by", json_real((double)op->by));
-    if (op->vector) json_object_set_new(o, "vector", vector_json(s, op->vector));
+    if (op->op == EDIT_MEAN)
+        json_object_set_new(o, "over", sets_json(jobs, op->vector));
+    else if (op->vector)
+        json_object_set_new(o, "vector", vector_json(s, op->vector));
     return o;
 }
 
@@ -295,72 +346,93 @@ static json_t *records_json(const struct job *j)
     return all;
 }
 
-static json_t *job_json(const struct plan *p, int i)
+static void add_hex(struct buf *out, const uint8_t h[32])
 {
-    const struct spec *s = p->s;
-    const struct jobs *jobs = p->jobs;
+    static const char digits[] = "0123456789abcdef";
+    char s[64];
+    int i;
+    for (i = 0; i < 32; i++) s[2 * i] = digits[h[i] >> 4], s[2 * i + 1] = digits[h[i] & 15];
+    json_text_string(out, s, 64);
+}
+
+static void add_string(struct buf *out, const char *key, const char *value)
+{
+    buf_printf(out, ",\"%s\":", key);
+    json_text_string(out, value, strlen(value));
+}
+
+static void add_axes(const struct plan *p, const struct job *j, struct buf *out)
+{
+    int k, m;
+    buf_str(out, ",\"axes\":{");
+    for (k = 0; k < j->n_values; k++) {
+        const struct axis *a = &p->s->axes[j->values[k].axis];
+        buf_printf(out, k ? ",\"%s\":" : "\"%s\":", a->name);
+        json_text_string(out, j->values[k].text, strlen(j->values[k].text));
+        for (m = 0; a->kind == AXIS_ZIP && m < a->n_members; m++)
+            add_string(out, a->members[m].full, a->members[m].values[j->values[k].choice]->text);
+    }
+    buf_char(out, '}');
+}
+
+/* Appends v; takes it. */
+static void add_json(struct buf *out, json_t *v)
+{
+    if (v) json_text(v, out);
+    json_decref(v);
+}
+
+static void add_job(const struct plan *p, int i, struct buf *out)
+{
+    const struct job *j = &p->jobs->jobs[i];
     const struct peek *peek = p->what->peek;
     bool reuse = peek && peek->what[i] == STORED_ANSWER;
-    const struct job *j = &jobs->jobs[i];
-    json_t *o = json_object(), *axes = json_object(), *ops = json_array();
     int k;
-    for (k = 0; k < j->n_values; k++) {
-        const struct axis *a = &s->axes[j->values[k].axis];
-        int m;
-        json_object_set_new(axes, a->name, json_string(j->values[k].text));
-        for (m = 0; a->kind == AXIS_ZIP && m < a->n_members; m++)
-            json_object_set_new(axes, a->members[m].full, json_string(a->members[m].values[j->values[k].choice]->text));
+    buf_str(out, "{\"label\":");
+    json_text_string(out, j->label, strlen(j->label));
+    buf_str(out, ",\"key\":");
+    add_hex(out, j->key);
+    add_string(out, "prompt", p->jobs->prompts[j->prompt].prompt->name);
+    add_string(out, "condition", j->condition_name);
+    add_axes(p, j, out);
+    buf_printf(out, ",\"n_prompt\":%d,\"ops\":[", p->jobs->prompts[j->prompt].n_tokens);
+    for (k = 0; k < j->n_ops; k++) {
+        if (k) buf_char(out, ',');
+        add_json(out, op_json(p->s, p->jobs, &j->ops[k]));
     }
-    for (k = 0; k < j->n_ops; k++) json_array_append_new(ops, op_json(s, &j->ops[k]));
-    json_object_set_new(o, "label", json_string(j->label));
-    json_object_set_new(o, "key", hex(j->key));
-    json_object_set_new(o, "prompt", json_string(s->prompts[j->prompt].name));
-    json_object_set_new(o, "condition", json_string(j->condition_name));
-    json_object_set_new(o, "axes", axes);
-    json_object_set_new(o, "n_prompt", json_integer(jobs->prompts[j->prompt].n_tokens));
-    json_object_set_new(o, "ops", ops);
-    if (j->n_records) json_object_set_new(o, "records", records_json(j));
-    json_object_set_new(o, "same_as", j->same_as >= 0 ? json_string(jobs->jobs[j->same_as].label) : json_null());
-    json_object_set_new(o, "reuse", json_boolean(reuse));
-    json_object_set_new(o, "why", json_string(plan_why(p, i)));
-    if (reuse) json_object_set_new(o, "run", json_string(peek->runs[peek->run[i]].uuid));
-    if (p->what->only) json_object_set_new(o, "asked", json_boolean(p->what->only->asked[i]));
-    json_object_set_new(o, "key_json", json_string(j->key_json));
-    return o;
+    buf_char(out, ']');
+    if (j->n_records) buf_str(out, ",\"records\":"), add_json(out, records_json(j));
+    if (j->same_as >= 0)
+        add_string(out, "same_as", p->jobs->jobs[j->same_as].label);
+    else
+        buf_str(out, ",\"same_as\":null");
+    buf_printf(out, ",\"reuse\":%s", reuse ? "true" : "false");
+    add_string(out, "why", plan_why(p, i));
+    if (reuse) add_string(out, "run", peek->runs[peek->run[i]].uuid);
+    if (p->what->only) buf_printf(out, ",\"asked\":%s", p->what->only->asked[i] ? "true" : "false");
+    add_string(out, "key_json", j->key_json);
+    buf_char(out, '}');
 }
 
-/* Appends v on one line; takes v. */
-static int add_json(struct buf *out, json_t *v, err *e)
-{
-    char *text = v ? json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
-    json_decref(v);
-    if (!text) return err_set(e, ERR_INTERNAL, "the plan could not be written as JSON");
-    buf_str(out, text);
-    free(text);
-    return 0;
-}
-
-int plan_json(const struct planned *what, struct buf *out, err *e)
+void plan_json(const struct planned *what, struct buf *out)
 {
     const struct spec *s = what->s;
-    const struct jobs *jobs = what->jobs;
     const struct engine_info *info = engine_info(what->en);
-    struct plan p = {s, what->en, info, jobs, what, arena_new(), out};
-    json_t *model =
-        json_pack("{s:s, s:s, s:s}", "path", s->model_path, "name", info->name ? info->name : "", "kv", info->kv_dtype);
-    int i, n = 0, rc = 0;
-    json_object_set_new(model, "sha256", hex(info->sha256));
+    struct plan p = {s, what->en, info, what->jobs, what, arena_new(), out};
+    int i, n = 0;
     buf_str(out, "{\"experiment\":");
-    rc = add_json(out, json_string(s->experiment), e);
-    buf_str(out, ",\n\"model\":");
-    if (add_json(out, model, e)) rc = -1;
-    buf_str(out, ",\n\"jobs\":[");
-    for (i = 0; i < jobs->n && rc == 0; i++) { /* job by job: the tree of a large experiment would take gigabytes */
+    json_text_string(out, s->experiment, strlen(s->experiment));
+    buf_str(out, ",\n\"model\":{\"sha256\":");
+    add_hex(out, info->sha256);
+    add_string(out, "path", s->model_path);
+    add_string(out, "name", info->name ? info->name : "");
+    add_string(out, "kv", info->kv_dtype);
+    buf_str(out, "},\n\"jobs\":[");
+    for (i = 0; i < what->jobs->n; i++) {
         if (plan_fate(&p, i) == FATE_NONE) continue;
         buf_str(out, n++ ? ",\n" : "\n");
-        rc = add_json(out, job_json(&p, i), e);
+        add_job(&p, i, out);
     }
     buf_str(out, "\n]}\n");
     arena_free(p.mem);
-    return rc;
 }

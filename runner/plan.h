@@ -23,6 +23,6 @@ struct planned {
 void plan_text(const struct planned *what, struct buf *out);
 /* One JSON document: {"experiment":..,"jobs":[{"label":..,"key":..,"ops":[..],"key_json":"the hashed
    bytes",..},..],"model":{..}}. Operations are resolved to lists of indices. */
-int plan_json(const struct planned *what, struct buf *out, err *e);
+void plan_json(const struct planned *what, struct buf *out);
 
 #endif

@@ -28,4 +28,9 @@ void plan_reasons(const struct plan *p); /* by condition */
 /* "new", "needs capture end", ... */
 const char *plan_why(const struct plan *p, int job);
 
+/* plan_disk.c: bytes of the chunks that no other of this run equals, before packing and at most; what the disk of a database
+   has room for, or -1 */
+double plan_unique_bytes(const struct plan *p);
+double plan_free_bytes(const char *db);
+
 #endif

@@ -3,8 +3,10 @@
  */
 #include "run.h"
 
+#include "control.h"
 #include "environment.h"
 #include "family.h"
+#include "metric_pass.h"
 #include "plan.h"
 #include "progress.h"
 #include "signals.h"
@@ -98,7 +100,7 @@ int run_open(struct run *r, const struct options *o, err *e)
     r->o = o;
     r->mem = arena_new();
     if (spec_load_set(&r->spec, o->args[0], o->sets.v, o->sets.n, &r->diag, e)) return fail(r, e);
-    r->db = o->db ? o->db : r->spec->db ? r->spec->db : "results.db";
+    r->spec->db = r->db = o->db ? o->db : r->spec->db ? r->spec->db : "results.db"; /* stored donors are looked for there */
     if (open_model(r, e)) return fail(r, e);
     if (bind_prompts(r->spec, r->en, r->mem, r->diag, &r->prompts, e)) return fail(r, e);
     if (o->command == COMMAND_TOKENS) return 0;
@@ -129,16 +131,15 @@ int run_plan(struct run *r, err *e)
                            .reasons = r->o->reasons,
                            .db = r->db};
     struct buf b = {0};
-    int rc = store_peek(r->db, r->jobs, engine_info(r->en)->numerics, &peek, e);
-    if (rc) return e->code;
+    if (store_peek(r->db, r->jobs, engine_info(r->en)->numerics, &peek, e)) return e->code;
     if (r->o->json)
-        rc = plan_json(&what, &b, e);
+        plan_json(&what, &b);
     else
         plan_text(&what, &b);
     if (b.n) fwrite(b.p, 1, b.n, stdout);
     buf_free(&b);
     peek_free(&peek);
-    return rc ? e->code : 0;
+    return 0;
 }
 
 /* ---- running ---- */
@@ -151,6 +152,7 @@ struct loop {
     struct progress progress;
     int *pending; /* (n_pending) indices of jobs */
     int n_pending, n_reused, n_failed;
+    struct control_sum controls;
 };
 
 /* A seeded Fisher-Yates shuffle; only the order of work changes. */
@@ -257,6 +259,22 @@ static char *row_text(const struct run *r, const struct gen_row *row, size_t *le
     return buf_take(&b);
 }
 
+/* What the logits behind the prompt say of the tokens that metrics ask for; the logits themselves are not kept. */
+static void read_answers(const struct run *r, struct finished *f)
+{
+    const struct job_asked *asked = &r->jobs->asked[r->jobs->jobs[f->result.job].prompt];
+    int V = engine_info(r->en)->n_vocab, i;
+    double sum;
+    if (!f->logits) return;
+    sum = logits_sum(f->logits, V);
+    f->answers = mem_array((size_t)asked->n, sizeof *f->answers);
+    for (i = 0; i < asked->n; i++) f->answers[i] = logits_answer(f->logits, V, sum, asked->ids[i]);
+    f->result.answers = f->answers;
+    f->result.n_answers = asked->n;
+    free(f->logits);
+    f->logits = NULL;
+}
+
 static void job_finish(struct loop *l, struct finished *f, int64_t decode_us)
 {
     const struct job *j = &l->r->jobs->jobs[f->result.job];
@@ -269,6 +287,7 @@ static void job_finish(struct loop *l, struct finished *f, int64_t decode_us)
     res->n = row->n;
     res->stop = row->stop;
     res->decode_us = decode_us;
+    if (!failed) read_answers(l->r, f);
     if (failed) {
         f->error = row->error;
         res->failed = &f->error;
@@ -376,6 +395,28 @@ static void headline(const struct loop *l)
     fprintf(stderr, "numerics %s · %s, %d threads · db %s\n", i->numerics, i->isa, i->threads, r->db);
 }
 
+static void tell_controls(const struct loop *l)
+{
+    const struct control_sum *c = &l->controls;
+    if (c->same + c->close + c->shown == 0) return;
+    fprintf(stderr, "       controls:");
+    if (c->same) fprintf(stderr, " %d of %d bit-equal", c->same_pass, c->same);
+    if (c->close) fprintf(stderr, "%s %d of %d close", c->same ? "," : "", c->close_pass, c->close);
+    if (c->shown) fprintf(stderr, "%s %d to compare by eye", c->same + c->close ? "," : "", c->shown);
+    if (c->missing) fprintf(stderr, "; %d cannot be judged, an answer is missing", c->missing);
+    fputc('\n', stderr);
+}
+
+/* Told also to who wants it quiet. */
+static void tell_failed_controls(const struct loop *l)
+{
+    if (!l->controls.fail) return;
+    fprintf(stderr,
+            "error  %d control%s failed: this experiment is not to be trusted\n       %s\n"
+            "       all of them: kvrun sql --db %s \"SELECT * FROM v_control WHERE verdict='fail'\"\n",
+            l->controls.fail, l->controls.fail > 1 ? "s" : "", l->controls.failed, l->r->db);
+}
+
 static void summary(const struct loop *l, int code)
 {
     const struct run *r = l->r;
@@ -385,6 +426,7 @@ static void summary(const struct loop *l, int code)
     fprintf(stderr, "%s  %d of %d jobs in %.1f s: %d new, %d stored before, %d failed · %lld tokens\n",
             code == 0 || code == ERR_FAIL ? "done" : "stop", done + stored, r->only.n_needed, s, done, stored, l->n_failed,
             (long long)l->progress.tokens);
+    tell_controls(l);
     if (l->n_failed) fprintf(stderr, "       what failed: kvrun sql --example 6 --db %s\n", r->db);
     if (code == EXIT_STOPPED || code == EXIT_INTERRUPTED)
         fprintf(stderr, "       safe to run again: only the missing jobs will run\n");
@@ -459,16 +501,32 @@ static const char *run_status(int code)
     return code == 0 ? "done" : code == EXIT_STOPPED || code == EXIT_INTERRUPTED ? "interrupted" : "failed";
 }
 
+/* Metrics and verdicts from what is stored, as much as there is; then the run's end. Returns the exit code. */
+static int conclude(struct loop *l, int code, err *e)
+{
+    const struct run *r = l->r;
+    struct pass_feeder feeder = {.spec = r->spec, .en = r->en, .jobs = r->jobs, .how = how(r->o)};
+    struct metric_passes passes = metric_pass_with(&feeder);
+    err late = {0};
+    int rc = metric_compute(l->st, r->spec, r->jobs, *signals_flag() ? NULL : &passes, &late);
+    if (rc > 0 && code == 0) code = signals_exit_code();
+    if (rc < 0) err_in(&late, "metrics");
+    if (rc >= 0) rc = control_judge(l->st, r->jobs, &l->controls, &late);
+    if (rc < 0 && code == 0) code = late.code;
+    if (l->controls.fail && code == 0) code = ERR_FAIL;
+    if (store_end(l->st, run_status(code), code, &late) && code == 0) code = late.code;
+    if (late.code && !e->code) *e = late;
+    return code;
+}
+
 int run_jobs(struct run *r, int argc, char **argv, err *e)
 {
     struct loop l = {.r = r};
     struct run_info info = {.spec = r->spec, .en = r->en, .jobs = r->jobs, .env = environment_get(r->en), .fresh = r->o->fresh};
     char *args = argv_json(argc, argv), *cwd = getcwd(NULL, 0);
-    int rc, code;
-    err late = {0};
+    int rc, code = -1;
     info.argv_json = args;
     info.cwd = cwd ? cwd : "";
-    code = -1;
     if (store_open(&l.st, r->db, e)) goto out;
     if (store_begin(l.st, &info, e)) goto out;
     if (find_pending(&l, e)) goto out;
@@ -477,12 +535,10 @@ int run_jobs(struct run *r, int argc, char **argv, err *e)
     rc = compute(&l, e);
     code = exit_code(&l, rc, e);
     if (code == EXIT_STOPPED || code == EXIT_INTERRUPTED) *e = (err){0};
-    if (store_end(l.st, run_status(code), code, &late)) {
-        if (!e->code) *e = late;
-        if (code == 0) code = late.code;
-    }
+    code = conclude(&l, code, e);
     summary(&l, code);
-    if (!late.code && print_outcome(&l, e) && code == 0) code = e->code;
+    if (!e->code && print_outcome(&l, e) && code == 0) code = e->code;
+    tell_failed_controls(&l);
 out:
     store_close(l.st);
     free(l.pending);

@@ -172,7 +172,7 @@ static void read_decode(struct reader *r, struct spec *s, const struct node *v)
     static const char *const stops[] = {"eos", "none", NULL};
     static const char *const afters[] = {"rerun_last", "reuse_logits", NULL};
     static const enum after_edit values[] = {AFTER_RERUN_LAST, AFTER_REUSE_LOGITS};
-    struct field feed[] = {LATER("feed"), {0}};
+    struct field feed[] = {NEEDED("feed", "after_edit: { feed: \"the last words of the prompt\" }"), {0}};
     struct field f[] = {MAY("greedy"), MAY("max_tokens"),    MAY("stop"), MAY("after_edit"),
                         LATER("seed"), LATER("temperature"), {0}};
     const struct node *greedy, *max, *stop, *after;
@@ -196,30 +196,15 @@ static void read_decode(struct reader *r, struct spec *s, const struct node *v)
         s->decode.stop_eos = k == 0;
     if (!after) return;
     s->decode.after_edit = AFTER_RERUN_LAST; /* not "missing" below when it is only wrong */
-    if (after->kind == NODE_MAP && node_get(after, "feed"))
-        spec_map(r, after, "after_edit", feed);
-    else if ((k = spec_word(r, after, "after_edit", afters, NULL)) >= 0)
+    if (after->kind == NODE_MAP) {
+        s->decode.feed_at = after->at;
+        if (!spec_map(r, after, "after_edit", feed) || !feed[0].v) return;
+        s->decode.after_edit = AFTER_FEED;
+        s->decode.feed_at = feed[0].v->at;
+        s->decode.feed_width = feed[0].v->width;
+        spec_text(r, feed[0].v, "feed", &s->decode.feed);
+    } else if ((k = spec_word(r, after, "after_edit", afters, NULL)) >= 0)
         s->decode.after_edit = values[k];
-}
-
-static void read_controls(struct reader *r, struct spec *s, const struct node *v)
-{
-    static const char *const words[] = {"noop", "self_transplant", NULL};
-    if (!spec_words(r, v, "controls")) return;
-    for (int i = 0; i < v->n; i++) {
-        struct field f[] = {LATER("non_needle"), {0}};
-        bool *on;
-        int k;
-        if (v->items[i]->kind == NODE_MAP && node_get(v->items[i], "non_needle")) {
-            spec_map(r, v->items[i], "controls", f);
-            continue;
-        }
-        k = spec_word(r, v->items[i], "controls", words, NULL);
-        if (k < 0) continue;
-        on = k == 0 ? &s->control_noop : &s->control_self_transplant;
-        if (*on) spec_wrong(r, v->items[i], "E214", "control '%s' stands twice", words[k]);
-        *on = true;
-    }
 }
 
 static void read_run(struct reader *r, struct spec *s, const struct node *v)
@@ -231,17 +216,23 @@ static void read_run(struct reader *r, struct spec *s, const struct node *v)
 
 /* ---- across sections ---- */
 
-/* Whether an operation may be one on a finished cache: all that are not made at prefill, whatever value an axis puts in. */
+static bool is_in_flight(const char *when)
+{
+    return !strcmp(when, "prefill") || !strcmp(when, "every_step") || !strncmp(when, "steps", 5);
+}
+
+/* Whether an operation may be one on a finished cache: all that are made at no other time, whatever value an axis puts in. */
 static bool on_finished_cache(const struct spec_own *o, const struct node *op)
 {
     const struct node *when = op->kind == NODE_MAP ? node_get(op, "when") : NULL;
     struct node **texts;
     int n, axis, member;
-    if (!when || when->kind != NODE_SCALAR) return true;
-    if (!spec_axis_find(o, when->text, &axis, &member)) return strcmp(when->text, "prefill") != 0;
+    if (!when) return true;
+    if (when->kind != NODE_SCALAR) return false;
+    if (!spec_axis_find(o, when->text, &axis, &member)) return !is_in_flight(when->text);
     texts = spec_axis_texts(o, when->text, &n);
     for (int i = 0; texts && i < n; i++)
-        if (strcmp(texts[i]->text, "prefill")) return true;
+        if (!is_in_flight(texts[i]->text)) return true;
     return n == 0;
 }
 
@@ -295,6 +286,7 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
                         MAY("exclude"),
                         MAY("include"),
                         MAY("controls"),
+                        MAY("controls_for"),
                         MAY("decode"),
                         MAY("capture"),
                         MAY("metrics"),
@@ -302,7 +294,6 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
                         MAY("allow"),
                         LATER("report"),
                         LATER("datasets"),
-                        LATER("controls_for"),
                         {0}};
     struct spec *s = &o->s;
     const struct node *v;
@@ -325,7 +316,8 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
     if ((v = spec_field(f, "conditions"))) spec_conditions(r, o, v);
     if ((v = spec_field(f, "exclude"))) spec_excludes(r, o, v);
     if ((v = spec_field(f, "include"))) spec_includes(r, o, v);
-    if ((v = spec_field(f, "controls"))) read_controls(r, s, v);
+    if (spec_field(f, "controls") || spec_field(f, "controls_for"))
+        spec_controls(r, s, spec_field(f, "controls"), spec_field(f, "controls_for"));
     if ((v = spec_field(f, "decode"))) read_decode(r, s, v);
     if ((v = spec_field(f, "capture"))) spec_captures(r, s, v);
     if ((v = spec_field(f, "metrics"))) spec_metrics(r, s, v);

@@ -151,12 +151,24 @@ struct select {
 
 enum op_when { WHEN_FINISHED_CACHE, WHEN_PREFILL, WHEN_STEPS }; /* STEPS: every_step is 0..INT_MAX */
 
-/* A place of a prompt whose unedited values are taken. */
+/* Where an operation takes values from: places of a prompt as it is, or as a condition with edits leaves it; or what an earlier
+   run stored. */
 struct donor {
-    bool other;         /* the prompt is `other` */
-    const char *prompt; /* else its name */
-    struct select select;
+    bool other;                /* the prompt is `other` */
+    const char *prompt;        /* else its name; NULL: the prompt that is edited */
+    int condition;             /* index of the condition whose edits are made there, or -1: none */
+    struct axis_value *values; /* (n_values) of its axes, as given; the job's own values stand for the rest */
+    int n_values;
+    const struct donor_stored *stored; /* NULL: values of this run */
+    struct select select;              /* of a stored one SELECT_TOKENS */
     struct mark at;
+    int width;
+};
+
+/* Captures of a label of a database. */
+struct donor_stored {
+    const char *label, *experiment, *db; /* experiment NULL: the label has only one; db NULL: the database of this run */
+    int moment;                          /* of K and V: one of MOMENT_*; other tensors are those of the pass */
 };
 
 /* What an `add` adds: numbers of a file, or the vector at `from` minus that at `minus`. */
@@ -167,6 +179,14 @@ struct op_vector {
     int width;
 };
 
+/* How two selections of different length are laid side by side; the surplus stays as it is. */
+enum op_align {
+    ALIGN_SAME,  /* they must have one length */
+    ALIGN_LEFT,  /* first to first */
+    ALIGN_RIGHT, /* last to last */
+    ALIGN_MAP,   /* as `map` says, in places within each selection */
+};
+
 struct op {
     enum edit_op op;
     int tensors; /* CACHE_K | CACHE_V, or one of SITE_* */
@@ -174,12 +194,28 @@ struct op {
     struct ranges layers, heads;
     struct select select; /* `at` */
     enum op_when when;
-    float by;                /* scale, add */
-    struct op_vector vector; /* add */
-    struct donor donor;      /* transplant; its select defaults to `at` */
-    bool rerotate;           /* rope: rerotate; rope_given tells that it was written */
+    int first_step, last_step; /* WHEN_STEPS */
+    float by;                  /* scale, add */
+    struct op_vector vector;   /* add */
+    struct donor donor;        /* transplant, or swap's `with`, which is of the same prompt; its select defaults to `at` */
+    enum op_align align;
+    struct op_pair {
+        int to, from;
+    } * map; /* (n_map) ALIGN_MAP */
+    int n_map;
+    bool rerotate; /* rope: rerotate; rope_given tells that it was written */
     bool rope_given;
+    struct donor *refs; /* (n_refs) mean: the places whose mean is taken */
+    int n_refs;
+    float sigma; /* noise */
+    int seed;
+    int bits; /* quantise */
+    bool per_channel;
+    bool compact;          /* evict */
+    struct select queries; /* knockout */
+    bool all_queries;      /* every query at the keys and behind them */
     struct mark at, align_at, layers_at, heads_at;
+    int align_width;
 };
 
 /* ---- axes and conditions ---- */
@@ -250,6 +286,7 @@ struct decode {
     enum after_edit after_edit;
     const char *feed; /* AFTER_FEED: the last words of every prompt, fed as one block behind the edit */
     struct mark feed_at;
+    int feed_width;
     struct mark at;
 };
 
@@ -273,8 +310,33 @@ struct tensors {
     struct mark at;
 };
 
-enum metric_kind { METRIC_MENTIONS, METRIC_FIRST_DIVERGENCE };
+enum metric_kind {
+    METRIC_MENTIONS,
+    METRIC_FIRST_DIVERGENCE,
+    METRIC_KL,
+    METRIC_LOGPROB_DIFF,
+    METRIC_LOGIT,
+    METRIC_LOGPROB,
+    METRIC_PROB,
+    METRIC_RANK,
+    METRIC_LOGIT_DIFF,
+    METRIC_RECOVERY,
+    METRIC_EDIT_DISTANCE,
+    METRIC_KV_DELTA,
+    METRIC_STATE_SIZE,
+    METRIC_KINDS
+};
 enum metric_which { WHICH_ANY, WHICH_OWN, WHICH_OTHER };
+enum metric_norm { NORM_L2, NORM_COSINE, NORM_MAX };
+enum { PER_STEP = 1, PER_LAYER = 2, PER_POSITION = 4, PER_HEAD = 8, PER_TENSOR = 16 };
+
+/* The job of a condition that a recovery is measured by: of the same prompt, of its other one, or of a named one. */
+struct metric_place {
+    int condition;
+    bool other;
+    int prompt; /* index, or -1 */
+    struct mark at;
+};
 
 struct metric {
     const char *name;
@@ -288,7 +350,24 @@ struct metric {
     } * words; /* (n_words) */
     int n_words;
     bool casefold;
-    int against; /* first_divergence: index of a condition */
+    int against; /* index of a condition, or -1 */
+    int per;     /* PER_* */
+    /* logit .. logit_diff: texts per prompt's name; key NULL: for all prompts, of logit_diff two: the first minus the second */
+    struct answer_text {
+        const char *key, *text;
+        struct mark at;
+        int width;
+    } * answers; /* (n_answers) */
+    int n_answers;
+    int step;                           /* of the new token whose logits are read */
+    int of_metric;                      /* recovery: index of a metric */
+    struct metric_place clean, corrupt; /* recovery */
+    bool unit_token;                    /* edit_distance: of tokens, else of characters */
+    enum metric_norm norm;              /* kv_delta */
+    int moment;                         /* kv_delta: one of MOMENT_* */
+    const char *between[2];             /* kv_delta: labels, instead of against */
+    struct mark between_at[2];
+    int *of, n_of; /* kv_delta: (n_of) conditions; NULL: all but `against` */
     struct mark at;
 };
 
@@ -322,7 +401,11 @@ struct spec {
     int n_conditions;
     struct sweep *excludes, *includes; /* (n_*) in their order in the file */
     int n_excludes, n_includes;
-    bool control_noop, control_self_transplant;
+    bool control_noop, control_self_transplant, control_non_needle, control_absent;
+    int non_needle_seed;
+    int *controls_for; /* (n_controls_for) indices of conditions that have controls of their own; else each prompt has them */
+    int n_controls_for;
+    struct mark controls_at;
     struct decode decode;
     struct capture *captures; /* (n_captures) */
     int n_captures;
@@ -359,6 +442,8 @@ bool spec_same_value(const char *value, const char *written);
 
 /* Whether an item of `include` can be a job of this prompt: its values are those that the prompt was made for. */
 bool spec_included(const struct spec *s, const struct sweep *w, const struct prompt *p);
+/* The key of a metric in the spec: "logit_diff". */
+const char *spec_metric_kind(enum metric_kind kind);
 
 /* The file the spec means, decisions.md 5: $KVRUN_MODELS, else models/ beside the spec's parent folder, else models/ in the
    current folder. Caller frees. The file need not exist. */

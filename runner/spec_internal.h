@@ -120,7 +120,6 @@ void spec_axis_positions(struct reader *r, struct spec_own *o);                 
 void spec_conditions(struct reader *r, struct spec_own *o, const struct node *v); /* spec_condition.c */
 void spec_try_ops(struct reader *r, struct spec_own *o);                          /* spec_condition.c */
 void spec_captures(struct reader *r, struct spec *s, const struct node *v);       /* spec_measure.c */
-void spec_metrics(struct reader *r, struct spec *s, const struct node *v);        /* spec_measure.c */
 void spec_excludes(struct reader *r, struct spec_own *o, const struct node *v);   /* spec_sweep.c */
 void spec_includes(struct reader *r, struct spec_own *o, const struct node *v);   /* spec_sweep.c */
 void spec_files(struct reader *r, struct spec_own *o, const struct node *v);      /* spec_file.c */
@@ -130,12 +129,17 @@ bool spec_haystack(struct reader *r, const struct node *v, const struct node **n
 void spec_over_prompts(struct reader *r, struct spec_own *o);
 /* Makes a prompt of each combination of the axes that haystacks name; all axes and rules are known. */
 void spec_variants(struct reader *r, struct spec_own *o);
+void spec_metrics(struct reader *r, struct spec *s, const struct node *v); /* spec_metric.c */
+/* The conditions that `of` lists; NULL: none are named. */
+void spec_of(struct reader *r, const struct node *of, int **conditions, int *n); /* spec_measure.c */
 /* A position selector; `only`: index of the one prompt it is for, or -1: all, for the sake of `what`. */
 void spec_select(struct reader *r, const struct node *v, int only, const char *what, struct select *out); /* spec_select.c */
 /* Says so when sel, written at v, names new tokens where there are none: steps tells whether there are. */
 void spec_select_when(struct reader *r, const struct node *v, const struct select *sel, bool steps); /* spec_select.c */
 bool spec_read_ops(struct reader *r, const struct node *v, struct op **ops, int *n);                 /* spec_op.c */
 void spec_put_values(struct reader *r, const struct axis_value *values, int n);                      /* spec_op.c */
+
+void spec_controls(struct reader *r, struct spec *s, const struct node *v, const struct node *of); /* spec_control.c */
 
 /* The tree with the values of the command line put in; what is wrong with them is said. */
 struct node *spec_set(struct reader *r, struct node *root, const char *const *sets, int n); /* spec_set.c */
@@ -147,6 +151,14 @@ enum { ZIP_MEMBERS = 64 };
 bool spec_axis_find(const struct spec_own *o, const char *dollar, int *axis, int *member);
 /* The scalars that a `$axis` or `$axis.member` may stand for (n); NULL: it is no axis, or they are not known yet. */
 struct node **spec_axis_texts(const struct spec_own *o, const char *dollar, int *n);
+/* ---- spec_donor.c: where values come from ---- */
+
+void spec_donor(struct reader *r, const struct node *v, struct donor *d);              /* from of a transplant */
+void spec_donors(struct reader *r, const struct node *v, struct donor **refs, int *n); /* from of a mean */
+void spec_vector(struct reader *r, const struct node *v, struct op_vector *x);
+/* Places of a prompt: new tokens are none. v NULL: not given. */
+void spec_fixed_places(struct reader *r, const struct node *v, const struct select *sel);
+
 /* ---- spec_lint.c: warnings ---- */
 
 bool spec_warn(struct reader *r, int code, struct mark at, int width, const char *fmt, ...)

@@ -1,6 +1,5 @@
 /* store.c: a store's life: opening, what was answered before, the end of a run. Registering: store_begin.c; answers:
  * store_put.c. */
-#include "metric.h"
 #include "store_in.h"
 
 #include <openssl/evp.h>
@@ -88,14 +87,8 @@ int store_has(store *st, int job, err *e)
 
 int store_end(store *st, const char *status, int exit_code, err *e)
 {
-    err of_metrics = {0};
-    int r = metric_compute(st, st->info.spec, st->info.jobs, &of_metrics);
-    /* The run has ended whatever became of the metrics: they can be made again from what is stored. */
-    if (db_run(st->db, NULL, r ? NULL : e, "UPDATE run SET ended_ms=?,status=?,exit_code=? WHERE id=?", "isii", store_now_ms(),
-               status, (int64_t)exit_code, st->run_id))
-        r = -1;
-    if (of_metrics.code) err_set(e, of_metrics.code, "metrics: %s", of_metrics.msg);
-    return r;
+    return db_run(st->db, NULL, e, "UPDATE run SET ended_ms=?,status=?,exit_code=? WHERE id=?", "isii", store_now_ms(), status,
+                  (int64_t)exit_code, st->run_id);
 }
 
 const char *store_run_uuid(const store *st)
@@ -111,6 +104,11 @@ struct sqlite3 *store_sqlite(store *st)
 int64_t store_spec_id(const store *st)
 {
     return st->spec_id;
+}
+
+const engine *store_engine(const store *st)
+{
+    return st->info.en;
 }
 
 int store_exec(store *st, err *e, const char *sql, const char *types, ...)

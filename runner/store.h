@@ -14,6 +14,7 @@
 #define RUNNER_STORE_H
 
 #include "job.h"
+#include "logits.h"
 
 typedef struct store store;
 
@@ -62,6 +63,8 @@ struct result {
     int n_snapshots;
     const struct activation *activations; /* (n_activations) */
     int n_activations;
+    const struct answer *answers; /* (n_answers) what the logits behind the prompt say */
+    int n_answers;
     const err *failed; /* NULL: done; else the attempt is recorded as failed with this message */
 };
 
@@ -75,7 +78,7 @@ int store_begin(store *st, const struct run_info *info, err *e);
 int store_has(store *st, int job, err *e);
 /* One transaction: attempt, generation, steps, tokens, captures. On failure nothing of the job is in the file. */
 int store_put(store *st, const struct result *r, err *e);
-/* Metrics of the whole experiment from what is stored, replacing older values (metric.c); then the run's end. */
+/* The run's end; metrics (metric.h) and verdicts (control.h) come before it. */
 int store_end(store *st, const char *status, int exit_code, err *e);
 
 const char *store_run_uuid(const store *st); /* after store_begin */
@@ -105,10 +108,13 @@ struct peek {
 int store_peek(const char *path, const struct jobs *j, const char *numerics, struct peek *out, err *e);
 void peek_free(struct peek *p);
 
-/* For metric.c: the connection and the ids of the current run. */
+/* For metric*.c and control.c: the connection, the ids and the engine of the current run. */
 struct sqlite3;
 struct sqlite3 *store_sqlite(store *st);
 int64_t store_spec_id(const store *st);
+const engine *store_engine(const store *st);
+/* What logits say of a token, into an attempt; one that is there stays. No transaction of its own. */
+int store_answer(store *st, int64_t attempt, const struct answer *a, err *e);
 
 /* Prepares sql, binds by `types` ('i' int64_t, 'd' double, 's' string, 'b' bytes + size_t), steps to the end. -1: e. */
 int store_exec(store *st, err *e, const char *sql, const char *types, ...);

@@ -229,12 +229,12 @@ static int put_prompts(struct begin *b, bool known, err *e)
 {
     store *st = b->st;
     int i, k;
-    for (i = 0; i < b->info->spec->n_prompts; i++) {
+    for (i = 0; i < b->info->jobs->n_prompts; i++) {
         const struct bound_prompt *p = &b->info->jobs->prompts[i];
-        const char *name = b->info->spec->prompts[i].name, *variant = p->label ? p->label + strlen(name) : "";
+        const char *name = p->prompt->name, *variant = p->label ? p->label + strlen(name) : "";
         if (p->n_tokens == 0) continue; /* excluded: no job has it */
         b->prompt_ids[i] = put_prompt(b, p, e);
-        if (b->prompt_ids[i] < 0) return err_in(e, "prompt '%s'", b->info->spec->prompts[i].name);
+        if (b->prompt_ids[i] < 0) return err_in(e, "prompt '%s'", p->prompt->name);
         if (known) continue;
         b->spec_prompt_ids[i] = db_id(st->db, &b->stmts[BEGIN_SPEC_PROMPT], e,
                                       "INSERT INTO spec_prompt(spec_id,name,variant,prompt_id) VALUES(?,?,?,?) RETURNING id",
@@ -265,52 +265,106 @@ static const char *json_list(struct buf *b, const int *v, int n)
 
 /* Where values come from: a donor's cache or pass, and for a difference also what is taken off. */
 struct sources {
-    int64_t donor, minus; /* rows of `prompt`, or -1 */
+    int64_t donor, minus, job; /* rows of `prompt` and of `job`, or -1 */
     const char *donor_at, *minus_at;
-    const uint8_t *vector; /* hash of a file's numbers, or NULL */
+    const uint8_t *vector; /* hash of a file's or of stored numbers, or NULL */
 };
 
-static struct sources sources_of(struct begin *b, const struct job_op *o)
+static int64_t job_row(struct begin *b, int i, err *e);
+
+static int sources_of(struct begin *b, const struct job_op *o, struct sources *s, err *e)
 {
-    struct sources s = {.donor = -1, .minus = -1};
     const struct job_vector *v = o->vector;
-    if (o->op == EDIT_TRANSPLANT && o->donor_prompt >= 0) {
-        s.donor = b->prompt_ids[o->donor_prompt];
-        s.donor_at = json_list(&b->d, o->donor_at, o->n_at);
+    int n;
+    job_op_places(o, &n);
+    *s = (struct sources){.donor = -1, .minus = -1, .job = -1};
+    if (o->op == EDIT_TRANSPLANT) {
+        if (o->donor_prompt >= 0) s->donor = b->prompt_ids[o->donor_prompt];
+        s->donor_at = json_list(&b->d, o->donor_at, n);
+        if (v) s->vector = v->sha256;
+        if (o->donor_job >= 0 && (s->job = job_row(b, o->donor_job, e)) < 0) return -1;
     } else if (v && v->rows) {
-        s.vector = v->sha256;
-    } else if (v) {
-        s.donor = b->prompt_ids[v->from.prompt];
-        s.donor_at = json_list(&b->d, &v->from.at, 1);
-        s.minus = b->prompt_ids[v->minus.prompt];
-        s.minus_at = json_list(&b->e, &v->minus.at, 1);
+        s->vector = v->sha256;
+    } else if (v && !v->sets) {
+        s->donor = b->prompt_ids[v->from.prompt];
+        s->donor_at = json_list(&b->d, &v->from.at, 1);
+        s->minus = b->prompt_ids[v->minus.prompt];
+        s->minus_at = json_list(&b->e, &v->minus.at, 1);
     }
-    return s;
+    return 0;
+}
+
+/* What a mean is taken over: prompts by the hash of their tokens and text, as `prompt` has it; jobs by their key. */
+static json_t *sets_json(const struct begin *b, const struct job_vector *v)
+{
+    const struct jobs *jobs = b->info->jobs;
+    json_t *sets = json_array(), *one, *at;
+    char hex[65];
+    int i, k;
+    for (i = 0; i < v->n_sets; i++) {
+        const struct job_set *set = &v->sets[i];
+        one = json_object();
+        json_object_set_new(one, "prompt_id", json_integer(b->prompt_ids[set->prompt]));
+        if (set->job >= 0) {
+            hex_of(jobs->jobs[set->job].key, hex);
+            json_object_set_new(one, "job_key", json_string(hex));
+        }
+        at = json_array();
+        for (k = 0; k < set->n; k++) json_array_append_new(at, json_integer(set->at[k]));
+        json_object_set_new(one, "at", at);
+        json_array_append_new(sets, one);
+    }
+    return sets;
+}
+
+/* What only this operation has, as JSON; NULL: nothing. Caller frees. */
+static char *params_of(const struct begin *b, const struct job_op *o)
+{
+    json_t *p = json_object();
+    char *text = NULL;
+    job_op_params(o, p);
+    json_object_del(p, "steps"); /* has columns of its own */
+    if (o->vector && o->vector->sets) json_object_set_new(p, "over", sets_json(b, o->vector));
+    if (json_object_size(p)) text = json_dumps(p, JSON_COMPACT | JSON_SORT_KEYS);
+    json_decref(p);
+    return text;
+}
+
+static int put_edit(struct begin *b, int64_t job_id, int i, const struct job_op *o, err *e)
+{
+    struct sources s;
+    double by = o->op == EDIT_SCALE || o->op == EDIT_ADD ? (double)o->by : (double)NAN; /* NaN becomes NULL */
+    bool steps = o->when == WHEN_STEPS;
+    char *params;
+    int rc;
+    if (sources_of(b, o, &s, e)) return -1;
+    params = params_of(b, o);
+    rc = db_run(b->st->db, &b->stmts[BEGIN_EDIT], e,
+                "INSERT INTO intervention(job_id,ord,op,tensor,timing,layers_json,heads_json,positions_json,donor_prompt_id,"
+                "donor_positions_json,rerotate,amount,vector_sha256,minus_prompt_id,minus_positions_json,first_step,last_step,"
+                "donor_job_id,params_json)"
+                " VALUES(?,?,?,?,?,?,?,?,nullif(?,-1),?,?,?,?,nullif(?,-1),?,nullif(?,-1),nullif(?,-1),nullif(?,-1),?)",
+                "iissssssisidbisiiis", job_id, (int64_t)i, job_op_name(o->op), job_tensor_name(o->tensors, o->layers[0]),
+                job_when_name(o->when), json_list(&b->a, o->layers, o->n_layers), json_list(&b->b, o->heads, o->n_heads),
+                json_list(&b->c, o->at, o->n_at), s.donor, s.donor_at, (int64_t)o->rerotate, by, s.vector, (size_t)32, s.minus,
+                s.minus_at, (int64_t)(steps ? o->first_step : -1), (int64_t)(steps ? o->last_step : -1), s.job, params);
+    free(params);
+    return rc;
 }
 
 static int put_edits(struct begin *b, int64_t job_id, const struct job *j, err *e)
 {
     int i;
-    for (i = 0; i < j->n_ops; i++) {
-        const struct job_op *o = &j->ops[i];
-        struct sources s = sources_of(b, o);
-        double by = o->op == EDIT_SCALE || o->op == EDIT_ADD ? (double)o->by : (double)NAN; /* NaN becomes NULL */
-        if (db_run(b->st->db, &b->stmts[BEGIN_EDIT], e,
-                   "INSERT INTO intervention(job_id,ord,op,tensor,timing,layers_json,heads_json,positions_json,donor_prompt_id,"
-                   "donor_positions_json,rerotate,amount,vector_sha256,minus_prompt_id,minus_positions_json)"
-                   " VALUES(?,?,?,?,?,?,?,?,nullif(?,-1),?,?,?,?,nullif(?,-1),?)",
-                   "iissssssisidbis", job_id, (int64_t)i, job_op_name(o->op), job_tensor_name(o->tensors, o->layers[0]),
-                   job_when_name(o->when), json_list(&b->a, o->layers, o->n_layers), json_list(&b->b, o->heads, o->n_heads),
-                   json_list(&b->c, o->at, o->n_at), s.donor, s.donor_at, (int64_t)o->rerotate, by, s.vector, (size_t)32,
-                   s.minus, s.minus_at))
-            return -1;
-    }
+    for (i = 0; i < j->n_ops; i++) /* the row of a donor first: its statements and lists are shared */
+        if (j->ops[i].donor_job >= 0 && job_row(b, j->ops[i].donor_job, e) < 0) return -1;
+    for (i = 0; i < j->n_ops; i++)
+        if (put_edit(b, job_id, i, &j->ops[i], e)) return -1;
     return 0;
 }
 
 static int64_t put_job(struct begin *b, const struct job *j, err *e)
 {
-    static const char *const after[] = {"none", "rerun_last", "reuse_logits"};
+    static const char *const after[] = {"none", "rerun_last", "reuse_logits", "feed"};
     const struct decode *d = &b->info->spec->decode;
     char decode[128];
     int64_t id;
@@ -364,16 +418,24 @@ static int put_spec_job(struct begin *b, int i, int64_t first, err *e)
     return 0;
 }
 
+/* The job's row, made at first need: a job's donors come before it. -1: e. */
+static int64_t job_row(struct begin *b, int i, err *e)
+{
+    const struct job *j = &b->info->jobs->jobs[i];
+    int64_t *id = &b->st->job_ids[i];
+    if (*id == 0) *id = j->same_as >= 0 && j->same_as < i ? job_row(b, j->same_as, e) : put_job(b, j, e);
+    return *id;
+}
+
 static int put_jobs(struct begin *b, bool known, err *e)
 {
-    store *st = b->st;
     int i, n = b->info->jobs->n;
+    store *st = b->st;
     int64_t first = db_id(st->db, NULL, e, "SELECT coalesce(max(id),0)+1 FROM spec_job", "");
     if (first < 0) return -1;
     for (i = 0; i < n; i++) {
         const struct job *j = &b->info->jobs->jobs[i];
-        st->job_ids[i] = j->same_as >= 0 && j->same_as < i ? st->job_ids[j->same_as] : put_job(b, j, e);
-        if (st->job_ids[i] < 0 || (!known && put_spec_job(b, i, first, e))) return err_in(e, "job '%s'", j->label);
+        if (job_row(b, i, e) < 0 || (!known && put_spec_job(b, i, first, e))) return err_in(e, "job '%s'", j->label);
     }
     return 0;
 }
@@ -401,8 +463,8 @@ int store_begin(store *st, const struct run_info *info, err *e)
     st->job_ids = mem_array((size_t)info->jobs->n, sizeof *st->job_ids);
     st->token_known = mem_array((size_t)engine_info(info->en)->n_vocab, 1);
     st->info = *info;
-    b.prompt_ids = mem_array((size_t)info->spec->n_prompts, sizeof *b.prompt_ids);
-    b.spec_prompt_ids = mem_array((size_t)info->spec->n_prompts, sizeof *b.spec_prompt_ids);
+    b.prompt_ids = mem_array((size_t)info->jobs->n_prompts, sizeof *b.prompt_ids);
+    b.spec_prompt_ids = mem_array((size_t)info->jobs->n_prompts, sizeof *b.spec_prompt_ids);
     r = db_run(st->db, NULL, e, "BEGIN IMMEDIATE", "");
     if (!r) r = registered(&b, e);
     for (i = 0; i < BEGIN_N; i++) sqlite3_finalize(b.stmts[i]);

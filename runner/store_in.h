@@ -14,6 +14,7 @@ enum store_stmt {
     STMT_ATTEMPT,
     STMT_GENERATION,
     STMT_STEP,
+    STMT_ANSWER,
     STMT_TOKEN,
     STMT_CAPTURE,
     STMT_CHUNK,

@@ -258,6 +258,13 @@ static int put_generation(store *st, int64_t attempt, const struct result *r, er
     return rc;
 }
 
+int store_answer(store *st, int64_t attempt, const struct answer *a, err *e)
+{
+    if (store_token(st, a->token, e)) return -1;
+    return db_run(st->db, &st->stmts[STMT_ANSWER], e, "INSERT INTO answer_token VALUES(?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+                  "iiiddi", attempt, (int64_t)a->step, (int64_t)a->token, a->logit, a->logprob, (int64_t)a->rank);
+}
+
 static int put_all(store *st, const struct result *r, err *e)
 {
     int64_t attempt;
@@ -274,6 +281,8 @@ static int put_all(store *st, const struct result *r, err *e)
     if (put_generation(st, attempt, r, e)) return -1;
     for (i = 0; i < r->n_snapshots; i++)
         if (put_snapshot(st, attempt, &r->snapshots[i], e)) return -1;
+    for (i = 0; i < r->n_answers; i++)
+        if (store_answer(st, attempt, &r->answers[i], e)) return -1;
     return put_activations(st, attempt, r, e);
 }
 

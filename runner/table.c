@@ -33,9 +33,9 @@ static bool use_colour(const char *colour)
 }
 
 /* What follows the prompt's name in a label. */
-static const char *row_name(const struct jobs *j, const struct job *job)
+static const char *row_name(const struct table *t, int job)
 {
-    return job->label + strlen(j->prompts[job->prompt].prompt->name) + 1;
+    return t->j->jobs[job].label + strlen(t->s->prompts[job_spec_prompt(t->s, t->j, job)].name) + 1;
 }
 
 static bool has_row(const struct table *t, int job)
@@ -50,7 +50,7 @@ static void lay_out(struct table *t)
     t->names = map_new();
     t->rows = arena_array(t->mem, (size_t)t->j->n, sizeof *t->rows);
     for (i = 0; i < t->j->n && (t->n_rows <= ROWS_MAX || !t->axes); i++) {
-        const char *name = row_name(t->j, &t->j->jobs[i]);
+        const char *name = row_name(t, i);
         if (has_row(t, i) && map_put(t->names, name, strlen(name), t->n_rows) < 0) t->rows[t->n_rows++] = name;
     }
     if (t->axes && t->n_rows > ROWS_MAX) {
@@ -102,7 +102,7 @@ static int fill(struct table *t, store *st, err *e)
     sqlite3_bind_int64(find, 1, store_spec_id(st));
     for (i = 0; i < t->j->n; i++) {
         const struct job *job = &t->j->jobs[i];
-        const char *name = row_name(t->j, job);
+        const char *name = row_name(t, i);
         struct outcome_cell *row;
         if (!has_row(t, i)) continue;
         row = t->cells + (size_t)map_get(t->names, name, strlen(name)) * (size_t)t->n_columns;

@@ -23,6 +23,8 @@ void writer_drop(struct finished *f)
     cache_free(f->row.cache);
     for (i = 0; i < f->result.n_activations; i++) free(f->activations[i].values);
     free(f->activations);
+    free(f->logits);
+    free(f->answers);
     gen_row_clear(&f->row);
     free(f->text);
     free(f);

@@ -21,6 +21,8 @@ struct finished {
     char *text;
     cache *caches[3];               /* of result.snapshots */
     struct activation *activations; /* (result.n_activations) and their values */
+    float *logits;                  /* (V) behind the prompt, or NULL: not wanted */
+    struct answer *answers;         /* (result.n_answers) */
     err error;                      /* of a failed job */
     struct finished *next;
 };

@@ -121,7 +121,7 @@ static struct job_op fix_ops[5] = {
 };
 static struct axis_value fix_values[2] = {{.axis = 0, .text = "0"}, {.axis = 0, .text = "2"}};
 static struct job fix_job[10];
-static struct jobs fix_jobs = {.jobs = fix_job, .n = 10, .prompts = fix_prompts};
+static struct jobs fix_jobs = {.jobs = fix_job, .n = 10, .prompts = fix_prompts, .n_prompts = 2};
 static const struct environment fix_env = {.host = "test host",
                                            .os = "Linux",
                                            .cpu = "a cpu",

@@ -65,7 +65,9 @@ static void compare_at(void *arg, int layer, enum tap_site site, float *x, const
         y = mem_array((size_t)m->H * (size_t)n * (size_t)n, sizeof *y);
         for (b = 0; b < n; b++) {
             float *w = mem_array((size_t)m->H * (size_t)(b + 1), sizeof *w);
-            forward_weights(o->en, &rows[b], layer, x + (size_t)b * (size_t)width, w);
+            float *keys = forward_keys(rows[b].cache, layer, b + 1);
+            forward_weights(o->en, &rows[b], layer, x + (size_t)b * (size_t)width, keys, b + 1, NULL, w);
+            free(keys);
             for (h = 0; h < m->H; h++)
                 memcpy(y + ((size_t)h * (size_t)n + (size_t)b) * (size_t)n, w + (size_t)h * (size_t)(b + 1),
                        (size_t)(b + 1) * sizeof *w);

@@ -3,6 +3,7 @@
 #include "store_fixture.c"
 
 #include "../../runner/db.h"
+#include "../../runner/metric.h"
 #include "../../runner/query.h"
 
 #include <jansson.h>
@@ -32,7 +33,7 @@ static void fill(const char *path)
         fix_put(st, 3, says_ny, &cache_b, &e);
         fix_put(st, 4, nasty, &cache_a, &e);
         store_put(st, &(struct result){.job = 7, .failed = &why}, &e);
-        if (store_end(st, "done", 0, &e)) fail_msg("%s", e.msg);
+        if (metric_compute(st, info.spec, info.jobs, NULL, &e) || store_end(st, "done", 0, &e)) fail_msg("%s", e.msg);
     }
     store_close(st);
 }

@@ -176,8 +176,9 @@ static void a_wrong_index_or_site_is_an_error_and_feeds_nothing(void **state)
                            {EDIT_ZERO, SITE_RESID | SITE_MLP_OUT, &fine, NULL, &fine, 1, 0, 1, NULL, NULL, false, 0, NULL},
                            {EDIT_ADD, SITE_RESID, &fine, NULL, &fine, 1, 0, 1, NULL, NULL, false, 1, NULL},
                            {EDIT_TRANSPLANT, SITE_RESID, &fine, NULL, &fine, 1, 0, 1, NULL, NULL, false, 1, NULL},
-                           {EDIT_TRANSPLANT, CACHE_K, &fine, &fine, &fine, 1, 1, 1, NULL, &fine, false, 1, v},
-                           {EDIT_MASK, CACHE_K, &fine, &fine, &fine, 1, 1, 1, NULL, NULL, false, 0, NULL}};
+                           {EDIT_TRANSPLANT, CACHE_K, &fine, &fine, &fine, 1, 1, 1, NULL, &fine, false, 1, NULL},
+                           {EDIT_TRANSPLANT, CACHE_K | CACHE_V, &fine, &fine, &fine, 1, 1, 1, NULL, &fine, false, 1, v},
+                           {EDIT_SWAP, CACHE_K, &fine, &fine, &fine, 1, 1, 1, NULL, &fine, false, 0, NULL}};
     struct record records[] = {
         {3, &fine, &fine, 1, 1, 0, v}, {CACHE_K, &bad, &fine, 1, 1, 0, v}, {SITE_ATTN, &fine, &fine, 1, 1, 0, v}};
     cache *c = NULL;
