@@ -58,28 +58,6 @@ static void add_int(struct buf *b, int v)
     buf_add(b, &v, sizeof v);
 }
 
-int job_same_values(const struct expand *x, int prompt, int named, struct mark at)
-{
-    const struct prompt *p = &x->s->prompts[prompt], *q;
-    int i, k, v, found = -1, n = 0;
-    for (i = 0; i < x->s->n_prompts; i++) {
-        bool same = true;
-        q = &x->s->prompts[i];
-        if (q->first != named || q->extra != p->extra) continue;
-        for (k = 0; k < q->n_values; k++)
-            for (v = 0; v < p->n_values; v++)
-                if (q->values[k].axis == p->values[v].axis && strcmp(q->values[k].text, p->values[v].text) != 0) same = false;
-        if (!same) continue;
-        if (n++ == 0) found = i;
-    }
-    if (n == 1) return found;
-    diag_add(x->d, DIAG_ERROR, "E324", at, 1,
-             n ? "prompt '%s' is one for each value of its axes, and nothing says which one '%s' takes values from"
-               : "no prompt '%s' has the values of '%s'",
-             x->s->prompts[named].name, p->name);
-    return -1;
-}
-
 struct chosen job_choose(struct expand *x, int prompt, const struct select *sel, bool warn)
 {
     struct buf key = {0};

@@ -44,6 +44,7 @@ struct options {
 
     const char *db, *isa, *backend, *color, *progress;
     int threads, batch, gpu, shuffle; /* shuffle: 0 is the plain order */
+    bool compare;
     bool fresh, quiet, reasons;
     bool json, jsonl, csv, md;
     int example;
