@@ -379,6 +379,70 @@ static void what_was_computed_before_a_stop_stays(void **state)
     fix_remove(path);
 }
 
+/* ---- bytes ---- */
+
+static void evicted_tokens_do_not_count(void **state)
+{
+    static struct metric m = {.name = "bytes", .kind = METRIC_STATE_SIZE, .per = PER_LAYER, .against = -1};
+    static int ends[] = {0, 2}, first_head[] = {0}, fed_new[] = {0, 2};
+    static const struct job_score two = {SCORE_POSITION, false, 2};
+    /* At the prompt's tokens 1 and 2 in two layers of one head; two of three by a score; the first new token and one that is
+       never fed; one when the fourth new token is fed, which does not come. */
+    struct job_op ops[] = {
+        {.op = EDIT_EVICT, .layers = ends, .n_layers = 2, .heads = first_head, .n_heads = 1, .at = fix_at, .n_at = 2},
+        {.op = EDIT_EVICT,
+         .layers = ends,
+         .n_layers = 1,
+         .heads = fix_heads,
+         .n_heads = 2,
+         .at = fix_at,
+         .n_at = 2,
+         .score = &two},
+        {.op = EDIT_EVICT,
+         .when = WHEN_STEPS,
+         .layers = ends,
+         .n_layers = 1,
+         .heads = fix_heads,
+         .n_heads = 2,
+         .gen_at = fed_new,
+         .n_gen_at = 2},
+        {.op = EDIT_EVICT,
+         .when = WHEN_STEPS,
+         .first_step = 3,
+         .layers = fix_all_layers,
+         .n_layers = 3,
+         .heads = fix_heads,
+         .n_heads = 2,
+         .at = fix_late,
+         .n_at = 1}};
+    cache c = {&fake_engine, 3, 1, -1};
+    const char *path = fix_path();
+    struct run_info info = fix_run();
+    struct spec s = fix_spec;
+    struct job was = fix_job[3];
+    store *st;
+    err e = {0};
+    (void)state;
+    s.metrics = &m, s.n_metrics = 1;
+    info.spec = &s;
+    if (store_open(&st, path, &e) || store_begin(st, &info, &e)) fail_msg("%s", e.msg);
+    fix_put(st, 0, (const int[]){1, 2, 5, -1}, &c, &e); /* 4 + 3 - 1 tokens are in the cache: 6 * 8 * 4 bytes for each head */
+    fix_put(st, 3, (const int[]){1, 2, 5, -1}, &c, &e);
+    fix_job[3].ops = ops;
+    fix_job[3].n_ops = COUNT(ops);
+    assert_int_equal(metric_compute(st, &s, &fix_jobs, NULL, &e), 0);
+    fix_job[3] = was;
+    assert_string_equal(all(st, "SELECT CAST(value AS int) FROM v_metric ORDER BY label"), "2304 1664");
+    assert_string_equal(all(st, "SELECT CAST(value AS int) FROM v_metric_part WHERE label='sf/baseline' AND layer=0"),
+                        "384 384 1024 128");
+    /* layer 0: 2 of head 0, 2 more of each by the score, 1 new token of each; layer 2: 2 of head 0 */
+    assert_string_equal(
+        all(st, "SELECT CAST(value/32 AS int) FROM v_metric_part WHERE label='sf/transplant' AND tensor='k' ORDER BY layer"),
+        "4 12 10");
+    store_close(st);
+    fix_remove(path);
+}
+
 /* ---- controls ---- */
 
 static char *verdict_of(const struct job *control, const struct gen_pick *a, int n_a, const struct gen_pick *b, int n_b)
@@ -438,6 +502,7 @@ int main(void)
         cmocka_unit_test(logits_say_what_they_say),
         cmocka_unit_test(a_hundred_thousand_partners_are_found_at_once),
         cmocka_unit_test(what_was_computed_before_a_stop_stays),
+        cmocka_unit_test(evicted_tokens_do_not_count),
         cmocka_unit_test(verdicts),
     };
     fix_make_jobs();
