@@ -40,6 +40,8 @@ struct options {
     bool json, jsonl, csv, md;
     int example;
     const char *experiment, *label, *moment, *out;
+    const char *shape, *weights, *kv; /* of bench */
+    int layers, prefix, seconds;
 };
 
 int options_parse(struct options *o, int argc, char **argv, err *e);
