@@ -57,7 +57,7 @@ int machine_self_test(int *variants, const char **first_bad, err *e);
    than `flops` multiplications and additions are made. */
 struct machine_limits {
     double read, flops;
-    const char *read_how, *flops_how;
+    char read_how[96], flops_how[96];
 };
 int machine_limits(engine *en, double seconds, struct machine_limits *out, err *e);
 
