@@ -12,8 +12,8 @@
  *  - matmul of f32 and quantised weights, matmul_t, embed, the norms, rope_append, swiglu, gelu, softcap, scale, add and pick
  *    do the very arithmetic of the CPU: their bits equal KERNELS_SCALAR's;
  *  - matmul of bf16 and f16 weights rounds x to the weights' type and sums in the tensor cores (cuda_matmul.cu has the order);
- *  - attend is the CPU's arithmetic over each run of CUDA_SPLIT pages (4, 256 tokens), the runs merged in rising order: up to 256 tokens
- *    its bits are the CPU's.
+ *  - attend is the CPU's arithmetic over each run of CUDA_SPLIT pages (4, 256 tokens), the runs merged in rising order: up to
+ * 256 tokens its bits are the CPU's.
  */
 #ifndef KERNELS_CUDA_H
 #define KERNELS_CUDA_H
@@ -35,6 +35,7 @@ typedef const struct kernels *kvrun_cuda_open_fn(int abi, int device, struct cud
 #ifdef __cplusplus
 extern "C"
 #endif
-    const struct kernels *kvrun_cuda_open(int abi, int device, struct cuda_device *about, char *why, size_t n);
+    __attribute__((visibility("default"))) const struct kernels *
+    kvrun_cuda_open(int abi, int device, struct cuda_device *about, char *why, size_t n);
 
 #endif

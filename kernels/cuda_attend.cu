@@ -1,0 +1,435 @@
+/* cuda_attend.cu: turning and storing new keys, and attention over pages.
+ *
+ * A block takes up to QUERIES queries that read one kv head: neighbours in the order (row, head of the group), and one run of
+ * CUDA_SPLIT pages. A page that rows next to each other share is loaded once for them. Within a page the arithmetic is the
+ * CPU's: a thread is a key and has the sixteen lanes of its dot product in registers; half a warp sums the exponentials; then a
+ * thread is an element of some heads' outputs and adds the 64 values in rising order. Runs are merged in rising order by a
+ * kernel of their own; where a bucket of pages has one run, the first kernel finishes the rows.
+ */
+#include "cuda_math.h"
+
+#include <vector>
+
+enum { THREADS = 128, QUERIES = 16, GROUP = 4 }; /* GROUP: queries that a thread has in hand at once */
+
+/* ---- rope_append ---- */
+
+static __global__ void rope_head(float *q, float *k, const float *v, const float *cos, const float *sin, int n_rot,
+                                 int interleaved, struct cuda_view view, int H, int G, int E, int type)
+{
+    CUDA_SHARED(float, head, [HEAD_MAX]);
+    const int b = (int)blockIdx.x, u = (int)blockIdx.y, half = n_rot / 2, e = (int)threadIdx.x;
+    float *x =
+        u < H ? q + ((size_t)b * (size_t)H + (size_t)u) * (size_t)E : k + ((size_t)b * (size_t)G + (size_t)(u - H)) * (size_t)E;
+    float f = 0;
+    if (e < E) head[e] = x[e];
+    __syncthreads();
+    if (e < E) {
+        f = head[e];
+        if (e < n_rot) {
+            int i = e % half;
+            float first = head[interleaved ? 2 * i : i], second = head[interleaved ? 2 * i + 1 : i + half];
+            float c = cos[(size_t)b * (size_t)half + (size_t)i], s = sin[(size_t)b * (size_t)half + (size_t)i];
+            f = e < half ? first * c - second * s : second * c + first * s;
+        }
+        x[e] = f;
+    }
+    if (u >= H && e < E) {
+        const int slot = view.slot[b], g = u - H;
+        const struct cuda_page *page =
+            view.pages + (size_t)view.layer * (size_t)view.first[view.B] + view.first[b] + slot / PAGE_TOKENS;
+        size_t to = ((size_t)g * PAGE_TOKENS + (size_t)(slot % PAGE_TOKENS)) * (size_t)E + (size_t)e;
+        cuda_element_set(page->k, type, to, f);
+        cuda_element_set(page->v, type, to, v[((size_t)b * (size_t)G + (size_t)g) * (size_t)E + (size_t)e]);
+    }
+}
+
+void cuda_rope_append(float *q, float *k, const float *v, const struct rope *rope, const struct rows *r, int layer,
+                      const struct attn *a)
+{
+    struct cuda_op op("rope_append");
+    struct cuda_view view;
+    dim3 grid((unsigned)r->B, (unsigned)(a->H + a->G));
+    if (!op.go || r->B < 1 || !cuda_view_of(&view, op.name, r, layer, a->G)) return;
+    CUDA_LAUNCH(rope_head, grid, (unsigned)((a->E + 31) / 32 * 32), 0, cuda.stream, q, k, v, rope->cos, rope->sin, rope->n_rot,
+                rope->interleaved, view, a->H, a->G, a->E, (int)a->kv_type);
+}
+
+/* ---- attend ---- */
+
+struct attention {
+    float *out;     /* (B, H, E) */
+    const float *q; /* (B, H, E) */
+    struct cuda_view view;
+    const uint64_t *blocked;     /* words of all rows, or NULL */
+    const long long *blocked_at; /* (B) where a row's begin; -1: none */
+    float *part;                 /* (B, H, splits, E + 2): sums of values, largest score, sum of exponentials; NULL: one run */
+    int H, G, E, wide;           /* wide: E rounded up to 16 */
+    float scale, cap;
+    int window, splits;
+};
+
+/* What a block has in shared memory. */
+struct places {
+    float *tile;  /* (P, wide + 4) keys, then (P, E) values, of a page */
+    float *q;     /* (QUERIES, wide) */
+    float *p;     /* (QUERIES, P) scores, then their exponentials */
+    float *o;     /* (QUERIES, E) */
+    float *m, *d; /* (QUERIES) running */
+    float *c;     /* (QUERIES) what the page scales sums so far by; negative: it changes nothing */
+};
+
+static __host__ __device__ inline size_t places_bytes(int E, int wide)
+{
+    return sizeof(float) * (size_t)(PAGE_TOKENS * (wide + 4) + QUERIES * (wide + PAGE_TOKENS + E + 3));
+}
+
+static __device__ __forceinline__ struct places places_at(float *base, int E, int wide)
+{
+    struct places s;
+    s.tile = base;
+    s.q = s.tile + PAGE_TOKENS * (wide + 4);
+    s.p = s.q + QUERIES * wide;
+    s.o = s.p + QUERIES * PAGE_TOKENS;
+    s.m = s.o + QUERIES * E;
+    s.d = s.m + QUERIES;
+    s.c = s.d + QUERIES;
+    return s;
+}
+
+/* Query u of kv head g, counted over rows and the heads of a group. */
+struct query {
+    int row, head;
+};
+static __device__ __forceinline__ struct query query_of(const struct attention &a, int g, int u)
+{
+    const int group = a.H / a.G;
+    return {u / group, g * group + u % group};
+}
+
+static __device__ __forceinline__ const struct cuda_page *page_of(const struct attention &a, int row, int p)
+{
+    return a.view.pages + (size_t)a.view.layer * (size_t)a.view.first[a.view.B] + a.view.first[row] + p;
+}
+
+/* Bit t: this query sees token t of its page p. */
+static __device__ uint64_t seen_of(const struct attention &a, int g, struct query u, int p)
+{
+    const int slot = a.view.slot[u.row], last = slot - p * PAGE_TOKENS;
+    const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
+    const uint64_t all = ~(uint64_t)0, *hidden = page_of(a, u.row, p)->hidden;
+    uint64_t seen = last >= PAGE_TOKENS - 1 ? all : ((uint64_t)2 << last) - 1;
+    seen = first < PAGE_TOKENS ? seen & all << first : 0;
+    if (hidden) seen &= ~hidden[g];
+    if (a.blocked && a.blocked_at[u.row] >= 0)
+        seen &= ~a.blocked[(size_t)a.blocked_at[u.row] + (size_t)u.head * (size_t)(slot / PAGE_TOKENS + 1) + (size_t)p];
+    return seen;
+}
+
+template <int T> static __device__ void load_tile(float *to, int step, int wide, const void *from, int g, int E)
+{
+    const size_t base = (size_t)g * PAGE_TOKENS * (size_t)E;
+    if (wide == E) { /* the rule: no element is padding, and eight of them fit a load */
+        for (int i = (int)threadIdx.x * 4; i < PAGE_TOKENS * E; i += THREADS * 4) {
+            float *at = to + i / E * step + i % E;
+            for (int c = 0; c < 4; c++) at[c] = cuda_element<T>(from, base + (size_t)(i + c));
+        }
+        return;
+    }
+    for (int i = (int)threadIdx.x; i < PAGE_TOKENS * wide; i += THREADS) {
+        int t = i / wide, e = i % wide;
+        to[t * step + e] = e < E ? cuda_element<T>(from, base + (size_t)(t * E + e)) : 0;
+    }
+}
+
+/* Sixteen lanes over E, for one key and GROUP queries; the lanes are added as the tree does. */
+static __device__ __forceinline__ void dots(float *to /* (GROUP) */, const float *key, const float *q, int wide)
+{
+    float lane[GROUP][16];
+#pragma unroll
+    for (int i = 0; i < GROUP; i++)
+#pragma unroll
+        for (int j = 0; j < 16; j++) lane[i][j] = 0;
+    for (int e = 0; e < wide; e += 16) {
+#pragma unroll
+        for (int j = 0; j < 16; j += 4) {
+            const float4 k = *(const float4 *)(key + e + j);
+#pragma unroll
+            for (int i = 0; i < GROUP; i++) {
+                const float4 x = *(const float4 *)(q + i * wide + e + j);
+                lane[i][j] = fmaf(x.x, k.x, lane[i][j]);
+                lane[i][j + 1] = fmaf(x.y, k.y, lane[i][j + 1]);
+                lane[i][j + 2] = fmaf(x.z, k.z, lane[i][j + 2]);
+                lane[i][j + 3] = fmaf(x.w, k.w, lane[i][j + 3]);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < GROUP; i++) {
+#pragma unroll
+        for (int step = 8; step; step /= 2)
+#pragma unroll
+            for (int j = 0; j < step; j++) lane[i][j] += lane[i][j + step];
+        to[i] = lane[i][0];
+    }
+}
+
+/* Scores of queries n0..n1-1 of the block: a thread is a key, the two halves of the block take turns over the queries. */
+static __device__ void scores(const struct attention &a, const struct places &s, int g, int u0, int n0, int n1, int p)
+{
+    const int t = (int)threadIdx.x % PAGE_TOKENS, side = (int)threadIdx.x / PAGE_TOKENS;
+    for (int i0 = n0 / GROUP * GROUP + side * GROUP; i0 < n1; i0 += 2 * GROUP) {
+        float dot[GROUP];
+        dots(dot, s.tile + t * (a.wide + 4), s.q + i0 * a.wide, a.wide);
+        for (int i = 0; i < GROUP; i++) {
+            float x = dot[i] * a.scale;
+            if (i0 + i < n0 || i0 + i >= n1) continue;
+            if (a.cap > 0) x = cuda_tanh(x / a.cap) * a.cap;
+            s.p[(i0 + i) * PAGE_TOKENS + t] = seen_of(a, g, query_of(a, g, u0 + i0 + i), p) >> t & 1 ? x : -INFINITY;
+        }
+    }
+}
+
+/* Half a warp is a query: largest score, exponentials, their sum. */
+static __device__ void weigh(const struct attention &a, const struct places &s, int g, int u0, int n0, int n1, int p)
+{
+    const int j = (int)threadIdx.x % 16;
+    for (int i0 = n0; i0 < n1; i0 += THREADS / 16) {
+        const int i = i0 + (int)threadIdx.x / 16, at = min(i, n1 - 1);
+        const bool is = i < n1; /* else the half warp only keeps the other company */
+        const uint64_t seen = seen_of(a, g, query_of(a, g, u0 + at), p);
+        float *row = s.p + at * PAGE_TOKENS, x[4], before = is ? s.m[at] : 0, m = before, c, lane = 0;
+        int nan = 0;
+        for (int k = 0; k < 4; k++) {
+            x[k] = is ? row[j + 16 * k] : 0;
+            m = x[k] > m ? x[k] : m;
+            nan |= x[k] != x[k];
+        }
+        for (int step = 8; step; step /= 2) {
+            float other = __shfl_xor_sync(0xffffffffu, m, step);
+            m = other > m ? other : m;
+            nan |= __shfl_xor_sync(0xffffffffu, nan, step);
+        }
+        for (int k = 0; k < 4; k++) {
+            x[k] = seen >> (j + 16 * k) & 1 ? cuda_exp(x[k] - m) : 0;
+            lane += x[k];
+        }
+        lane = cuda_tree16(lane);
+        __syncwarp(); /* all have read m by now */
+        if (!is) continue;
+        if (m == -INFINITY && !nan) { /* the page changes nothing */
+            if (j == 0) s.c[at] = -1;
+            continue;
+        }
+        c = cuda_exp(before - m);
+        for (int k = 0; k < 4; k++) row[j + 16 * k] = x[k];
+        if (j == 0) {
+            s.c[at] = c;
+            s.m[at] = m;
+            s.d[at] = s.d[at] * c + lane;
+        }
+    }
+}
+
+/* o = o c, then o = fma(p[t], v[t], o): a thread is element e of GROUP queries. */
+static __device__ void add_values(const struct attention &a, const struct places &s, int n0, int n1)
+{
+    const int groups = (QUERIES + GROUP - 1) / GROUP;
+    for (int i = (int)threadIdx.x; i < a.E * groups; i += THREADS) {
+        const int e = i % a.E, from = i / a.E * GROUP;
+        float o[GROUP];
+        bool takes[GROUP];
+        if (from + GROUP <= n0 || from >= n1) continue;
+#pragma unroll
+        for (int k = 0; k < GROUP; k++) {
+            o[k] = s.o[(from + k) * a.E + e];
+            takes[k] = from + k >= n0 && from + k < n1 && !(s.c[from + k] < 0);
+        }
+#pragma unroll
+        for (int k = 0; k < GROUP; k++)
+            if (takes[k]) o[k] *= s.c[from + k];
+        for (int t = 0; t < PAGE_TOKENS; t += 4) {
+            const float *v = s.tile + t * a.E + e;
+            const float v0 = v[0], v1 = v[a.E], v2 = v[2 * a.E], v3 = v[3 * a.E];
+#pragma unroll
+            for (int k = 0; k < GROUP; k++) {
+                const float4 p = *(const float4 *)(s.p + (from + k) * PAGE_TOKENS + t);
+                if (!takes[k]) continue;
+                o[k] = fmaf(p.x, v0, o[k]);
+                o[k] = fmaf(p.y, v1, o[k]);
+                o[k] = fmaf(p.z, v2, o[k]);
+                o[k] = fmaf(p.w, v3, o[k]);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < GROUP; k++)
+            if (takes[k]) s.o[(from + k) * a.E + e] = o[k];
+    }
+}
+
+/* One page for the queries n0..n1-1 of the block, whose rows share it. */
+template <int T>
+static __device__ void attend_page(const struct attention &a, const struct places &s, int g, int u0, int n0, int n1, int p)
+{
+    const struct cuda_page *page = page_of(a, query_of(a, g, u0 + n0).row, p);
+    __syncthreads(); /* all are done with the last tile */
+    load_tile<T>(s.tile, a.wide + 4, a.wide, page->k, g, a.E);
+    __syncthreads();
+    scores(a, s, g, u0, n0, n1, p);
+    __syncthreads();
+    load_tile<T>(s.tile, a.E, a.E, page->v, g, a.E);
+    weigh(a, s, g, u0, n0, n1, p);
+    __syncthreads();
+    add_values(a, s, n0, n1);
+}
+
+static __device__ void finish(const struct attention &a, const struct places &s, int g, int u0, int n, int split)
+{
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < n * a.E; i += THREADS) {
+        const int at = i / a.E, e = i % a.E;
+        const struct query u = query_of(a, g, u0 + at);
+        const size_t head = (size_t)u.row * (size_t)a.H + (size_t)u.head;
+        if (a.part) {
+            float *to = a.part + (head * (size_t)a.splits + (size_t)split) * (size_t)(a.E + 2);
+            to[e] = s.o[i];
+            if (e == 0) to[a.E] = s.m[at];
+            if (e == 1 || a.E == 1) to[a.E + 1] = s.d[at];
+        } else {
+            a.out[head * (size_t)a.E + (size_t)e] = s.d[at] == 0 ? s.o[i] : s.o[i] * (1.0f / s.d[at]);
+        }
+    }
+}
+
+template <int T> static __global__ void __launch_bounds__(THREADS) attend_split(struct attention a)
+{
+    CUDA_DYNAMIC_SHARED(float, base);
+    const struct places s = places_at(base, a.E, a.wide);
+    const int g = (int)blockIdx.y, group = a.H / a.G, split = (int)blockIdx.z, u0 = (int)blockIdx.x * QUERIES;
+    const int n = min(QUERIES, a.view.B * group - u0), from = split * CUDA_SPLIT;
+    for (int i = (int)threadIdx.x; i < QUERIES * a.wide; i += THREADS) {
+        const int at = i / a.wide, e = i % a.wide;
+        const struct query u = query_of(a, g, u0 + min(at, n - 1));
+        s.q[i] = at < n && e < a.E ? a.q[((size_t)u.row * (size_t)a.H + (size_t)u.head) * (size_t)a.E + (size_t)e] : 0;
+    }
+    for (int i = (int)threadIdx.x; i < QUERIES * a.E; i += THREADS) s.o[i] = 0;
+    for (int i = (int)threadIdx.x; i < QUERIES * PAGE_TOKENS; i += THREADS) s.p[i] = 0;
+    for (int i = (int)threadIdx.x; i < QUERIES; i += THREADS) {
+        s.m[i] = -INFINITY;
+        s.d[i] = 0;
+        s.c[i] = 1;
+    }
+    for (int p = from; p < from + CUDA_SPLIT; p++) {
+        int n1;
+        for (int n0 = 0; n0 < n; n0 = n1) { /* a run of queries whose rows have this very page, or have none */
+            const int row = query_of(a, g, u0 + n0).row, slot = a.view.slot[row];
+            const bool has = p <= slot / PAGE_TOKENS && !(a.window > 0 && slot - a.window + 1 >= (p + 1) * PAGE_TOKENS);
+            const void *k = has ? page_of(a, row, p)->k : NULL, *v = has ? page_of(a, row, p)->v : NULL;
+            for (n1 = n0 + 1; n1 < n; n1++) {
+                const int other = query_of(a, g, u0 + n1).row, its = a.view.slot[other];
+                const bool has_it = p <= its / PAGE_TOKENS && !(a.window > 0 && its - a.window + 1 >= (p + 1) * PAGE_TOKENS);
+                if (has_it != has || (has && (page_of(a, other, p)->k != k || page_of(a, other, p)->v != v))) break;
+            }
+            if (has) attend_page<T>(a, s, g, u0, n0, n1, p);
+        }
+    }
+    finish(a, s, g, u0, n, split);
+}
+
+static __global__ void attend_merge(struct attention a)
+{
+    const int row = (int)blockIdx.x, head = (int)blockIdx.y, e = (int)threadIdx.x;
+    const int splits = a.view.slot[row] / (PAGE_TOKENS * CUDA_SPLIT) + 1;
+    const size_t at = (size_t)row * (size_t)a.H + (size_t)head;
+    float m = -INFINITY, d = 0, o = 0;
+    bool first = true;
+    if (e >= a.E) return;
+    for (int i = 0; i < splits; i++) {
+        const float *p = a.part + (at * (size_t)a.splits + (size_t)i) * (size_t)(a.E + 2);
+        const float its = p[a.E], most = its > m ? its : m, c = cuda_exp(m - most), w = cuda_exp(its - most);
+        if (p[a.E + 1] == 0) continue; /* nothing was seen */
+        if (first) {                   /* taken as it is: a row's bits must not show that others have more runs */
+            d = p[a.E + 1];
+            o = p[e];
+            m = its;
+            first = false;
+            continue;
+        }
+        d = d * c + p[a.E + 1] * w;
+        o = o * c + p[e] * w;
+        m = most;
+    }
+    a.out[at * (size_t)a.E + (size_t)e] = d == 0 ? o : o * (1.0f / d);
+}
+
+/* ---- on the host ---- */
+
+static struct cuda_scratch parts, blocks;
+static std::vector<char> block_bytes;
+
+/* Where each row's words begin, then the words. */
+static bool send_blocked(struct attention *a, const struct rows *r, const uint64_t *const *blocked)
+{
+    size_t head = (size_t)r->B * sizeof(long long);
+    long long words = 0, *at;
+    cuda_unrecorded();
+    block_bytes.resize(head);
+    for (int b = 0; b < r->B; b++) {
+        long long n = (long long)a->H * (r->slot[b] / PAGE_TOKENS + 1);
+        at = (long long *)block_bytes.data();
+        at[b] = blocked[b] ? words : -1;
+        if (!blocked[b]) continue;
+        block_bytes.resize(head + (size_t)(words + n) * sizeof(uint64_t));
+        memcpy(block_bytes.data() + head + (size_t)words * sizeof(uint64_t), blocked[b], (size_t)n * sizeof(uint64_t));
+        words += n;
+    }
+    if (!cuda_need(&blocks, "attend", block_bytes.size())) return false;
+    cuda_send("attend", blocks.p, block_bytes.data(), block_bytes.size());
+    a->blocked_at = (const long long *)blocks.p;
+    a->blocked = (const uint64_t *)(blocks.p + head);
+    return true;
+}
+
+template <int T> static void attend_all(const struct attention &a)
+{
+    const size_t shared = places_bytes(a.E, a.wide);
+    const int group = a.H / a.G;
+    dim3 grid((unsigned)((a.view.B * group + QUERIES - 1) / QUERIES), (unsigned)a.G, (unsigned)a.splits);
+    static bool room;
+    if (!room && !CUDA_ROOM((attend_split<T>), places_bytes(HEAD_MAX, HEAD_MAX))) return;
+    room = true;
+    CUDA_LAUNCH((attend_split<T>), grid, THREADS, shared, cuda.stream, a);
+    if (!a.part) return;
+    CUDA_LAUNCH(attend_merge, dim3((unsigned)a.view.B, (unsigned)a.H), (unsigned)((a.E + 31) / 32 * 32), 0, cuda.stream, a);
+}
+
+void cuda_attend(float *out, const float *q, const struct rows *r, int layer, const uint64_t *const *blocked,
+                 const struct attn *at)
+{
+    struct cuda_op op("attend");
+    struct attention a = {};
+    if (!op.go || r->B < 1) return;
+    a.out = out;
+    a.q = q;
+    a.H = at->H;
+    a.G = at->G;
+    a.E = at->E;
+    a.wide = (at->E + 15) / 16 * 16;
+    a.scale = at->scale;
+    a.cap = at->cap;
+    a.window = at->window;
+    if (!cuda_view_of(&a.view, op.name, r, layer, at->G)) return;
+    if (blocked && !send_blocked(&a, r, blocked)) return;
+    a.splits = a.view.most / CUDA_SPLIT;
+    if (a.splits > 1) {
+        if (!cuda_need(&parts, op.name, sizeof(float) * (size_t)r->B * (size_t)a.H * (size_t)a.splits * (size_t)(a.E + 2)))
+            return;
+        a.part = (float *)parts.p;
+    }
+    if (at->kv_type == DTYPE_F32)
+        attend_all<DTYPE_F32>(a);
+    else if (at->kv_type == DTYPE_F16)
+        attend_all<DTYPE_F16>(a);
+    else
+        attend_all<DTYPE_BF16>(a);
+}

@@ -1,0 +1,184 @@
+/* cuda_device.cu: opening the device, the table, and what went wrong.
+ *
+ * Everything is queued on one stream. One lock serves all threads: an operation holds it, and a pass from begin to end, so that
+ * a thread that reads a page waits for the pass and no foreign work gets into a recording.
+ */
+#include "cuda_in.h"
+
+#include <mutex>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct cuda_state cuda;
+static std::recursive_mutex lock;
+static struct {
+    char text[240], told[240]; /* told: what the last question was answered */
+    bool is, memory;
+} trouble;
+
+void cuda_lock(void)
+{
+    lock.lock();
+}
+
+void cuda_unlock(void)
+{
+    lock.unlock();
+}
+
+/* ---- trouble ---- */
+
+static void note(const char *operation, const char *text, bool memory)
+{
+    if (trouble.is) return;
+    trouble.is = true;
+    trouble.memory = memory;
+    snprintf(trouble.text, sizeof trouble.text, "%s: %s", operation, text);
+}
+
+void cuda_fail(const char *operation, cudaError_t e)
+{
+    char text[200];
+    bool memory = e == cudaErrorMemoryAllocation;
+    snprintf(text, sizeof text, "%s (CUDA error %d)", cudaGetErrorString(e), (int)e);
+    note(operation, memory ? "out of memory" : text, memory);
+}
+
+void cuda_fail_text(const char *operation, const char *text)
+{
+    note(operation, text, false);
+}
+
+bool cuda_good(const char *operation, cudaError_t e)
+{
+    if (e == cudaSuccess) return true;
+    cudaGetLastError(); /* else the next operation would report it again */
+    cuda_fail(operation, e);
+    return false;
+}
+
+cuda_op::cuda_op(const char *operation, bool keeps_narrowed) : name(operation)
+{
+    cuda_lock();
+    cuda_copy_flush();
+    if (!keeps_narrowed) cuda_narrowed_drop();
+    go = !trouble.is;
+}
+
+cuda_op::~cuda_op()
+{
+    if (go) {
+        cuda_good(name, cudaGetLastError());
+        if (cuda.sync && !cuda_recording()) cuda_good(name, cudaStreamSynchronize(cuda.stream));
+    }
+    cuda_unlock();
+}
+
+static const char *cuda_trouble(int *memory)
+{
+    const char *told = NULL;
+    cuda_lock();
+    if (memory) *memory = trouble.is && trouble.memory;
+    if (trouble.is) told = strcpy(trouble.told, trouble.text);
+    trouble.is = false;
+    cuda_unlock();
+    return told;
+}
+
+/* ---- opening ---- */
+
+static char numerics[24];
+
+static struct kernels table = {
+    CUDA_NAME,    numerics,       cuda_alloc,   cuda_release,  cuda_copy,        cuda_zero,    cuda_get,
+    cuda_put,     cuda_copy_rows, cuda_weights, cuda_begin,    cuda_end,         cuda_trouble, cuda_embed,
+    cuda_rmsnorm, cuda_layernorm, cuda_matmul,  cuda_matmul_t, cuda_rope_append, cuda_attend,  cuda_swiglu,
+    cuda_gelu,    cuda_softcap,   cuda_scale,   cuda_add,      cuda_pick,
+};
+
+static int say(char *why, size_t n, const char *what, cudaError_t e)
+{
+    if (e == cudaSuccess)
+        snprintf(why, n, "%s", what);
+    else
+        snprintf(why, n, "%s (CUDA error %d: %s)", what, (int)e, cudaGetErrorString(e));
+    cudaGetLastError();
+    return -1;
+}
+
+static int find(int device, struct cuda_device *about, struct cudaDeviceProp *p, char *why, size_t n)
+{
+    int devices = 0, driver = 0;
+    size_t free_bytes = 0, total = 0;
+    cudaError_t e;
+    cudaRuntimeGetVersion(&about->runtime);
+    cudaDriverGetVersion(&driver); /* succeeds, and says 0, without a driver */
+    about->driver = driver;
+    e = cudaGetDeviceCount(&devices);
+    if (e != cudaSuccess) return say(why, n, driver ? "no device" : "no driver", e);
+    if (devices == 0) return say(why, n, "no device", cudaSuccess);
+    if (device < 0 || device >= devices) {
+        snprintf(why, n, "no device %d: there are %d", device, devices);
+        return -1;
+    }
+    if ((e = cudaSetDevice(device)) != cudaSuccess || (e = cudaGetDeviceProperties(p, device)) != cudaSuccess)
+        return say(why, n, "the device does not answer", e);
+    if ((e = cudaMemGetInfo(&free_bytes, &total)) != cudaSuccess) return say(why, n, "the device does not start", e);
+    snprintf(about->name, sizeof about->name, "%.63s", p->name);
+    about->cc_major = p->major;
+    about->cc_minor = p->minor;
+    about->sm_count = p->multiProcessorCount;
+    about->memory_bytes = (long long)total;
+    about->memory_free = (long long)free_bytes;
+    if (p->major < 8) {
+        snprintf(why, n, "%s has compute capability %d.%d, and 8.0 is the least", p->name, p->major, p->minor);
+        return -1;
+    }
+    return 0;
+}
+
+static const struct kernels *open_locked(int abi, int device, struct cuda_device *about, char *why, size_t n)
+{
+    static bool is_open;
+    struct cudaDeviceProp p;
+    const char *sync = getenv("KVRUN_CUDA_SYNC");
+    cudaError_t e;
+    if (abi != KVRUN_CUDA_ABI) {
+        snprintf(why, n, "the plug-in speaks version %d, the program %d", KVRUN_CUDA_ABI, abi);
+        return NULL;
+    }
+    if (is_open && device != cuda.device) {
+        snprintf(why, n, "device %d is open already: one process, one device", cuda.device);
+        return NULL;
+    }
+    if (find(device, about, &p, why, n)) return NULL;
+    if (is_open) return &table;
+    cuda.device = device;
+    cuda.cc = p.major * 10 + p.minor;
+    cuda.sm_count = p.multiProcessorCount;
+    cuda.shared_most = p.sharedMemPerBlockOptin;
+    cuda.sync = sync && *sync == '1';
+    if ((e = cudaStreamCreateWithFlags(&cuda.stream, cudaStreamNonBlocking)) != cudaSuccess) {
+        say(why, n, "no stream", e);
+        return NULL;
+    }
+    if (strcmp(CUDA_NAME, "cuda") == 0)
+        snprintf(numerics, sizeof numerics, "cuda-sm%d", cuda.cc);
+    else
+        snprintf(numerics, sizeof numerics, "%s", CUDA_NAME);
+    is_open = true;
+    return &table;
+}
+
+const struct kernels *kvrun_cuda_open(int abi, int device, struct cuda_device *about, char *why, size_t n)
+{
+    struct cuda_device own;
+    const struct kernels *k;
+    if (!about) about = &own;
+    memset(about, 0, sizeof *about);
+    if (n) *why = 0;
+    cuda_lock();
+    k = open_locked(abi, device, about, why, n);
+    cuda_unlock();
+    return k;
+}

@@ -1,0 +1,268 @@
+/* cuda_memory.cu: memory of the device, copies, and the model's weights.
+ *
+ * A cache has thousands of pages, and cudaMalloc waits for the device: small blocks are cut from slabs of 64 MiB, each slab
+ * for one size, and come back to a list. Copies from the host go through a ring of pinned memory, so that they are queued
+ * and the host's memory is free again at once; copies to the host through two pinned buffers, of which one is emptied while
+ * the other is filled.
+ */
+#include "cuda_in.h"
+
+#include <map>
+#include <stdlib.h>
+#include <vector>
+
+static const size_t RING = 8 << 20, BUFFER = 4 << 20, SMALL = 4 << 20, SLAB = 64 << 20;
+
+/* ---- blocks ---- */
+
+static std::map<size_t, std::vector<char *>> free_blocks; /* by size */
+static std::map<char *, size_t> sizes;                    /* of the small blocks in use */
+
+/* The emulator's sanitizers know the ends of what cudaMalloc gives; there, blocks are cut only when asked for. */
+static bool cuts(size_t bytes)
+{
+    static const bool wanted = strcmp(CUDA_NAME, "cuda") == 0 || getenv("CUDA_EMU_SLABS");
+    return wanted && bytes <= SMALL;
+}
+
+static char *take(size_t bytes)
+{
+    void *p = NULL;
+    if (!cuts(bytes)) return cudaMalloc(&p, bytes) == cudaSuccess ? (char *)p : NULL;
+    std::vector<char *> &list = free_blocks[bytes];
+    if (list.empty()) {
+        size_t n = SLAB / bytes;
+        if (cudaMalloc(&p, n * bytes) != cudaSuccess) {
+            cudaGetLastError();
+            n = 1; /* the last memory there is */
+            if (cudaMalloc(&p, bytes) != cudaSuccess) return NULL;
+        }
+        for (size_t i = n; i-- > 0;) list.push_back((char *)p + i * bytes);
+    }
+    char *block = list.back();
+    list.pop_back();
+    sizes[block] = bytes;
+    return block;
+}
+
+void *cuda_alloc(size_t bytes)
+{
+    size_t whole = (bytes + 255) / 256 * 256;
+    char *p = NULL;
+    if (whole < bytes) return NULL;
+    if (!whole) whole = 256;
+    cuda_lock();
+    if (!cuda_recording()) p = take(cuts(whole) || !bytes ? whole : bytes);
+    if (p && cudaMemsetAsync(p, 0, bytes, cuda.stream) != cudaSuccess) p = NULL;
+    cudaGetLastError();
+    cuda_unlock();
+    return p;
+}
+
+void cuda_release(void *p)
+{
+    if (!p) return;
+    cuda_lock();
+    cuda_copy_flush();
+    cuda_narrowed_drop();
+    cuda_recordings_drop();
+    auto it = sizes.find((char *)p);
+    if (it != sizes.end()) {
+        free_blocks[it->second].push_back(it->first); /* the stream keeps the order with what comes next */
+        sizes.erase(it);
+    } else {
+        cudaStreamSynchronize(cuda.stream);
+        cudaFree(p);
+        cudaGetLastError();
+    }
+    cuda_unlock();
+}
+
+bool cuda_need(struct cuda_scratch *s, const char *operation, size_t bytes)
+{
+    void *p = NULL;
+    size_t more = bytes + bytes / 4;
+    if (bytes <= s->bytes) return true;
+    if (cuda_recording()) {
+        cuda_fail_text(operation, "a recorded pass needs more memory than the one before it");
+        return false;
+    }
+    cuda_recordings_drop();
+    cudaStreamSynchronize(cuda.stream);
+    cudaFree(s->p);
+    *s = {NULL, 0};
+    if (cudaMalloc(&p, more) != cudaSuccess) {
+        cudaGetLastError();
+        more = bytes;
+        if (!cuda_good(operation, cudaMalloc(&p, more))) return false;
+    }
+    *s = {(char *)p, more};
+    return true;
+}
+
+/* ---- within the device ---- */
+
+/* The engine gathers rows one at a time; neighbours become one copy. */
+static struct {
+    char *to;
+    const char *from;
+    size_t bytes;
+} waiting;
+
+void cuda_copy_flush(void)
+{
+    size_t n = waiting.bytes;
+    if (!n) return;
+    waiting.bytes = 0;
+    cuda_good("copy", cudaMemcpyAsync(waiting.to, waiting.from, n, cudaMemcpyDeviceToDevice, cuda.stream));
+}
+
+void cuda_copy(void *dst, const void *src, size_t bytes)
+{
+    if (!bytes) return;
+    cuda_lock();
+    cuda_narrowed_drop();
+    if (!waiting.bytes || waiting.to + waiting.bytes != dst || waiting.from + waiting.bytes != src) {
+        struct cuda_op op("copy");
+        if (op.go) {
+            waiting.to = (char *)dst;
+            waiting.from = (const char *)src;
+            waiting.bytes = bytes;
+        }
+    } else {
+        waiting.bytes += bytes;
+    }
+    cuda_unlock();
+}
+
+void cuda_zero(void *dst, size_t bytes)
+{
+    struct cuda_op op("zero");
+    if (op.go && bytes) cuda_good(op.name, cudaMemsetAsync(dst, 0, bytes, cuda.stream));
+}
+
+void cuda_copy_rows(void *dst, size_t dst_step, const void *src, size_t src_step, size_t bytes, size_t n)
+{
+    struct cuda_op op("copy_rows");
+    if (!op.go || !bytes || !n) return;
+    cuda_good(op.name, cudaMemcpy2DAsync(dst, dst_step, src, src_step, bytes, n, cudaMemcpyDeviceToDevice, cuda.stream));
+}
+
+/* ---- from and to the host ---- */
+
+static struct {
+    char *p;
+    size_t at;
+} ring;
+
+void cuda_send(const char *operation, void *to, const void *host, size_t bytes)
+{
+    const char *from = (const char *)host;
+    size_t room = (bytes + 255) / 256 * 256;
+    void *p;
+    if (!bytes) return;
+    if (!ring.p && !cuda_recording()) {
+        if (!cuda_good(operation, cudaMallocHost(&p, RING))) return;
+        ring.p = (char *)p;
+    }
+    if (room <= RING / 4 && ring.p) {
+        if (ring.at + room > RING) { /* rare: the ring holds the uploads of many passes */
+            if (cuda_recording() || !cuda_good(operation, cudaStreamSynchronize(cuda.stream))) return;
+            ring.at = 0;
+        }
+        from = (const char *)memcpy(ring.p + ring.at, host, bytes);
+        ring.at += room;
+    }
+    cuda_good(operation, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda.stream));
+}
+
+void cuda_put(void *dst, const void *host, size_t bytes)
+{
+    struct cuda_op op("put");
+    if (op.go) cuda_send(op.name, dst, host, bytes);
+}
+
+static struct {
+    char *p;
+    cudaEvent_t done;
+} buffer[2];
+
+static bool buffers(const char *operation)
+{
+    for (int i = 0; i < 2; i++) {
+        void *p;
+        if (buffer[i].p) continue;
+        if (!cuda_good(operation, cudaEventCreateWithFlags(&buffer[i].done, cudaEventDisableTiming))) return false;
+        if (!cuda_good(operation, cudaMallocHost(&p, BUFFER))) return false;
+        buffer[i].p = (char *)p;
+    }
+    return true;
+}
+
+static bool fill(const char *operation, int i, const char *src, size_t bytes)
+{
+    return cuda_good(operation, cudaMemcpyAsync(buffer[i].p, src, bytes, cudaMemcpyDeviceToHost, cuda.stream)) &&
+           cuda_good(operation, cudaEventRecord(buffer[i].done, cuda.stream));
+}
+
+void cuda_get(void *host, const void *src, size_t bytes)
+{
+    struct cuda_op op("get", true);
+    size_t n = (bytes + BUFFER - 1) / BUFFER;
+    cuda_unrecorded();
+    if (!op.go || !bytes || !buffers(op.name)) {
+        if (bytes) memset(host, 0, bytes); /* whoever does not ask for trouble at once still reads no garbage */
+        return;
+    }
+    if (!fill(op.name, 0, (const char *)src, bytes < BUFFER ? bytes : BUFFER)) return;
+    for (size_t i = 0; i < n; i++) {
+        size_t at = i * BUFFER, next = at + BUFFER, len = bytes - at < BUFFER ? bytes - at : BUFFER;
+        if (next < bytes) {
+            size_t more = bytes - next < BUFFER ? bytes - next : BUFFER;
+            if (!fill(op.name, (int)(i + 1) % 2, (const char *)src + next, more)) return;
+        }
+        if (!cuda_good(op.name, cudaEventSynchronize(buffer[i % 2].done))) return;
+        memcpy((char *)host + at, buffer[i % 2].p, len);
+    }
+}
+
+/* ---- weights ---- */
+
+/* What was uploaded, so that a matrix that a model uses twice (embedding and head) lies on the device once. Another model may
+   later be mapped at the same address: bytes of all parts tell them apart. */
+struct upload {
+    const void *host;
+    size_t bytes;
+    uint64_t mark;
+    void *device;
+};
+static std::vector<struct upload> uploads;
+
+static uint64_t mark_of(const void *host, size_t bytes)
+{
+    const unsigned char *p = (const unsigned char *)host;
+    uint64_t h = 14695981039346656037u; /* FNV-1a of 4,096 bytes spread over the whole */
+    size_t step = bytes / 4096 + 1;
+    for (size_t i = 0; i < bytes; i += step) h = (h ^ p[i]) * 1099511628211u;
+    return h;
+}
+
+const void *cuda_weights(const void *host, size_t bytes)
+{
+    struct cuda_op op("weights");
+    void *p = NULL;
+    if (!op.go || !bytes) return NULL;
+    const uint64_t mark = mark_of(host, bytes);
+    for (const struct upload &u : uploads)
+        if (u.host == host && u.bytes == bytes && u.mark == mark) return u.device;
+    if (cudaMalloc(&p, bytes) != cudaSuccess) {
+        cudaGetLastError();
+        return NULL;
+    }
+    for (size_t at = 0; at < bytes; at += RING / 4) {
+        size_t n = bytes - at < RING / 4 ? bytes - at : RING / 4;
+        cuda_send(op.name, (char *)p + at, (const char *)host + at, n);
+    }
+    uploads.push_back({host, bytes, mark, p});
+    return p;
+}

@@ -1,0 +1,280 @@
+/* cuda_pass.cu: the rows of a pass on the device, and passes that are recorded once and replayed.
+ *
+ * At begin the pages of all rows in all layers are gathered into pinned memory and go up in one copy. A plain pass consists of
+ * the same operations on the same buffers as every plain pass of its shape: the first one of a shape runs as any other, which
+ * loads the kernels and makes the scratch grow; the second is captured; from the third on the captured graph is launched.
+ * The shape is the rows' address (one per engine), B, L and the most pages of a row, rounded up to a power of two. A graph
+ * holds addresses, so whatever moves memory drops them all.
+ */
+#include "cuda_in.h"
+
+#include <utility>
+#include <vector>
+
+enum { GRAPHS_MOST = 128 };
+
+/* ---- the rows on the device ---- */
+
+static struct tables {
+    struct cuda_scratch memory;
+    char *host[2]; /* pinned, in turn */
+    size_t host_bytes[2];
+    cudaEvent_t sent[2];
+    int turn;
+    struct cuda_view view;
+    int layers, heads;       /* heads: words of a page's hidden bits, as sent */
+    size_t hidden;           /* pages that have such */
+} pass_tables, other_tables; /* of the pass, and of an operation outside of one */
+
+static int pages_of(const struct rows *r, int b)
+{
+    return r->slot[b] / PAGE_TOKENS + 1;
+}
+
+static int bucket(int pages)
+{
+    int n = CUDA_SPLIT;
+    while (n < pages) n *= 2;
+    return n;
+}
+
+static size_t align(size_t n)
+{
+    return (n + 255) / 256 * 256;
+}
+
+static bool host_room(struct tables *t, const char *operation, size_t bytes)
+{
+    int i = t->turn ^= 1;
+    void *p;
+    if (!t->sent[i] && !cuda_good(operation, cudaEventCreateWithFlags(&t->sent[i], cudaEventDisableTiming))) return false;
+    if (!cuda_good(operation, cudaEventSynchronize(t->sent[i]))) return false; /* what it held last is on the device */
+    if (bytes <= t->host_bytes[i]) return true;
+    cudaFreeHost(t->host[i]);
+    t->host[i] = NULL;
+    t->host_bytes[i] = 0;
+    if (!cuda_good(operation, cudaMallocHost(&p, bytes + bytes / 2))) return false;
+    t->host[i] = (char *)p;
+    t->host_bytes[i] = bytes + bytes / 2;
+    return true;
+}
+
+struct layout {
+    size_t first, pages, hidden, bytes, total; /* where what begins; total: pages of a layer */
+    int most;
+};
+
+static struct layout layout_of(const struct rows *r, int L, size_t hidden_words)
+{
+    struct layout y = {};
+    y.most = 1;
+    for (int b = 0; b < r->B; b++) {
+        y.total += (size_t)pages_of(r, b);
+        if (pages_of(r, b) > y.most) y.most = pages_of(r, b);
+    }
+    y.most = bucket(y.most);
+    y.first = align((size_t)r->B * sizeof(int));
+    y.pages = align(y.first + ((size_t)r->B + 1) * sizeof(int));
+    y.hidden = align(y.pages + (size_t)L * y.total * sizeof(struct cuda_page));
+    y.bytes = y.hidden + hidden_words * sizeof(uint64_t);
+    return y;
+}
+
+/* Pages with hidden tokens in layers from..from+L-1. */
+static size_t hidden_pages(const struct rows *r, int from, int L)
+{
+    size_t n = 0;
+    for (int b = 0; b < r->B; b++)
+        for (int l = from; l < from + L; l++)
+            for (int p = 0; p < pages_of(r, b); p++) n += r->pages[b][l][p]->hidden != NULL;
+    return n;
+}
+
+/* G of an engine, by its rows: how many words a page's hidden bits have. begin is not told; the first attention is, and sends
+   the rows again when there are such bits. */
+static std::vector<std::pair<const struct rows *, int>> known_heads;
+
+static int heads_of(const struct rows *r)
+{
+    for (const auto &x : known_heads)
+        if (x.first == r) return x.second;
+    return 0;
+}
+
+static void gather(char *host, const struct layout *y, const char *device, const struct rows *r, int from, int L, int heads)
+{
+    int *first = (int *)(host + y->first), n = 0;
+    struct cuda_page *entry = (struct cuda_page *)(host + y->pages);
+    uint64_t *words = (uint64_t *)(host + y->hidden);
+    memcpy(host, r->slot, (size_t)r->B * sizeof(int));
+    for (int b = 0; b < r->B; b++) {
+        first[b] = n;
+        n += pages_of(r, b);
+    }
+    first[r->B] = n;
+    for (int l = from; l < from + L; l++)
+        for (int b = 0; b < r->B; b++)
+            for (int p = 0; p < pages_of(r, b); p++) {
+                const struct kv_page *page = r->pages[b][l][p];
+                *entry = {page->k, page->v, NULL};
+                if (page->hidden) {
+                    entry->hidden = (const uint64_t *)(device + ((char *)words - host));
+                    memcpy(words, page->hidden, (size_t)heads * sizeof *words);
+                    words += heads;
+                }
+                entry++;
+            }
+}
+
+static bool upload(struct tables *t, const char *operation, const struct rows *r, int from, int L, int heads)
+{
+    struct layout y;
+    int i;
+    t->hidden = hidden_pages(r, from, L);
+    t->heads = heads;
+    y = layout_of(r, L, t->hidden * (size_t)heads);
+    if (!host_room(t, operation, y.bytes)) return false;
+    if (!cuda_need(&t->memory, operation, y.bytes)) return false;
+    i = t->turn;
+    gather(t->host[i], &y, t->memory.p, r, from, L, heads);
+    t->view = {(const int *)t->memory.p,
+               (const int *)(t->memory.p + y.first),
+               (const struct cuda_page *)(t->memory.p + y.pages),
+               r->B,
+               from,
+               y.most};
+    t->layers = L;
+    return cuda_good(operation, cudaMemcpyAsync(t->memory.p, t->host[i], y.bytes, cudaMemcpyHostToDevice, cuda.stream)) &&
+           cuda_good(operation, cudaEventRecord(t->sent[i], cuda.stream));
+}
+
+/* ---- recorded passes ---- */
+
+struct recording {
+    const struct rows *rows;
+    int B, L, most;
+    bool never; /* it held something that changes from pass to pass */
+    cudaGraphExec_t graph;
+};
+static std::vector<struct recording> recordings;
+static struct {
+    const struct rows *rows; /* NULL: no pass */
+    struct recording *of;    /* what is being captured, or will be known as run once */
+    bool capturing, unrecorded, replayed;
+} pass;
+
+static void forget(size_t i)
+{
+    if (recordings[i].graph) cudaGraphExecDestroy(recordings[i].graph);
+    recordings.erase(recordings.begin() + (long)i);
+}
+
+void cuda_recordings_drop(void)
+{
+    if (pass.capturing) { /* a release while recording: the graph must not be kept */
+        pass.unrecorded = true;
+        return;
+    }
+    if (!recordings.empty()) cudaStreamSynchronize(cuda.stream);
+    while (!recordings.empty()) forget(recordings.size() - 1);
+    known_heads.clear();
+    pass.of = NULL;
+}
+
+bool cuda_recording(void)
+{
+    return pass.capturing;
+}
+
+static struct recording *recording_of(const struct rows *r, int L, int most, bool *is_new)
+{
+    *is_new = false;
+    for (struct recording &x : recordings)
+        if (x.rows == r && x.B == r->B && x.L == L && x.most == most) return &x;
+    if (recordings.size() >= GRAPHS_MOST) {
+        cudaStreamSynchronize(cuda.stream);
+        forget(0);
+    }
+    recordings.push_back({r, r->B, L, most, false, NULL});
+    *is_new = true;
+    return &recordings.back();
+}
+
+/* Ends the capture and queues what it holds; keeps the graph unless it held something that changes. */
+static void capture_end(void)
+{
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    cuda_copy_flush();
+    pass.capturing = false;
+    if (!cuda_good("pass", cudaStreamEndCapture(cuda.stream, &graph)) || !graph) return;
+    if (cuda_good("pass", cudaGraphInstantiate(&exec, graph, 0)) && cuda_good("pass", cudaGraphLaunch(exec, cuda.stream)) &&
+        !pass.unrecorded) {
+        pass.of->graph = exec;
+        exec = NULL;
+    }
+    cudaGraphDestroy(graph);
+    if (exec) {
+        cudaStreamSynchronize(cuda.stream);
+        cudaGraphExecDestroy(exec);
+    }
+    if (pass.unrecorded) pass.of->never = true;
+}
+
+void cuda_unrecorded(void)
+{
+    pass.unrecorded = true;
+    if (pass.capturing) capture_end();
+}
+
+int cuda_begin(const struct rows *r, int L, int plain)
+{
+    bool is_new;
+    cuda_lock(); /* until end */
+    pass.rows = r;
+    pass.of = NULL;
+    pass.unrecorded = pass.replayed = false;
+    {
+        struct cuda_op op("begin");
+        if (!op.go || !upload(&pass_tables, op.name, r, 0, L, heads_of(r)) || !plain || cuda.sync) return 0;
+    }
+    pass.of = recording_of(r, L, pass_tables.view.most, &is_new);
+    if (is_new || pass.of->never) return 0;
+    if (pass.of->graph) {
+        pass.replayed = cuda_good("pass", cudaGraphLaunch(pass.of->graph, cuda.stream));
+        return 1;
+    }
+    pass.capturing = cuda_good("pass", cudaStreamBeginCapture(cuda.stream, cudaStreamCaptureModeThreadLocal));
+    return 0;
+}
+
+void cuda_end(void)
+{
+    cuda_copy_flush();
+    cuda_narrowed_drop();
+    if (pass.capturing) capture_end();
+    if (pass.of && pass.unrecorded) pass.of->never = true;
+    pass.rows = NULL;
+    pass.of = NULL;
+    cuda_unlock();
+}
+
+bool cuda_view_of(struct cuda_view *v, const char *operation, const struct rows *r, int layer, int G)
+{
+    struct tables *t = &pass_tables;
+    if (r != pass.rows || layer >= t->layers) {
+        t = &other_tables;
+        if (pass.rows) cuda_unrecorded();
+        if (!upload(t, operation, r, layer, 1, G)) return false;
+    } else if (t->heads != G) {
+        if (heads_of(r) != G) known_heads.push_back({r, G});
+        if (t->hidden) {
+            cuda_unrecorded();
+            if (!upload(t, operation, r, 0, t->layers, G)) return false;
+        }
+        t->heads = G;
+    }
+    *v = t->view;
+    v->layer = layer - v->layer;
+    return true;
+}

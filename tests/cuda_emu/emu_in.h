@@ -1,0 +1,21 @@
+/* emu_in.h: what the two halves of the emulator share: the scheduler of a block's threads, and the runtime that calls it. */
+#ifndef CUDA_EMU_IN_H
+#define CUDA_EMU_IN_H
+
+#include "emu.h"
+
+enum emu_order { EMU_FORWARD, EMU_REVERSED, EMU_RANDOM };
+
+struct emu_options {
+    enum emu_order order;
+    uint64_t seed, memory;
+    bool defer, protect, no_device;
+    const char *fail;
+};
+const struct emu_options *emu_options(void);
+
+/* Runs all blocks of a launch; the process ends with a report where a rule of the device is broken. */
+void emu_run(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
+[[noreturn]] void emu_die(const char *what, const char *file, int line);
+
+#endif
