@@ -303,8 +303,7 @@ static void ffn_block(engine *en, const struct layer *w, const struct pass_row *
 
 /* ---- the pass ---- */
 
-/* Hands the backend what the host knows of the rows: tokens, positions, angles, pages. */
-static void put_rows(engine *en, const struct pass_row *rows, int n)
+void forward_rows(engine *en, const struct pass_row *rows, int n)
 {
     const struct kernels *k = en->k;
     const struct model *m = &en->model;
@@ -402,7 +401,7 @@ int forward(engine *en, const struct pass_row *rows, int n, const int *want, int
     const struct kernels *k = en->k;
     int rc, plain = !en->tap && n_want == n && rows[n - 1].layer == 0;
     trouble_hold(en);
-    put_rows(en, rows, n);
+    forward_rows(en, rows, n);
     /* Plain is a step of decoding: as many logits as rows, in their order. */
     if (!k->begin(&en->s.r, en->model.n_layer, plain)) all_layers(en, rows, n, want, n_want);
     k->end();

@@ -243,6 +243,8 @@ void scratch_free(engine *en);
    first layer first. For the n_want rows whose indices are in `want` (rising, n_want <= LOGIT_ROWS), the greedy picks go to the
    scratch's host_picks. Fails when the backend does, with ERR_ENV, or ERR_MEMORY. */
 int forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want, err *e);
+/* Hands the backend what the host knows of the rows: tokens, positions, angles, pages. The first step of a pass. */
+void forward_rows(engine *en, const struct pass_row *rows, int n);
 /* From now on passes call t, which must outlive that; NULL ends it. A pass with a tap gives the bits of one without. */
 void forward_tap(engine *en, const struct tap *t);
 /* The keys of n tokens of a layer as f32 (G, n, E); caller frees. */

@@ -30,6 +30,7 @@ struct machine_gpu {
     char why[768];    /* the first thing that is missing */
     char plugin[512]; /* path; "": none */
     char cublas[64];  /* file name; "": none */
+    bool loads;       /* the plug-in could be loaded: it has every library it needs */
     int driver;       /* CUDA version, 13000 for 13.0; 0: no driver */
     int runtime;      /* of the plug-in; 0: not known */
     char driver_why[256];
@@ -57,7 +58,7 @@ int machine_self_test(int *variants, const char **first_bad, err *e);
    than `flops` multiplications and additions are made. */
 struct machine_limits {
     double read, flops;
-    const char *read_how, *flops_how;
+    char read_how[96], flops_how[96];
 };
 int machine_limits(engine *en, double seconds, struct machine_limits *out, err *e);
 

@@ -187,8 +187,7 @@ static int check(sqlite3 *db, const char *path, int *schema, err *e)
     return 0;
 }
 
-/* True when the file lies where the shared memory of WAL or its locks cannot be trusted: another machine may open it. */
-static bool on_network(const char *path)
+bool db_on_network(const char *path)
 {
     static const uint32_t kinds[] = {
         0x6969,     0x517b,     0xff534d42, 0xfe534d42, 0x65735546, /* NFS, SMB, CIFS, SMB2, FUSE */
@@ -284,7 +283,7 @@ static int connect(sqlite3 **out, const char *path, int flags, err *e)
 
 int db_open(sqlite3 **out, const char *path, err *e)
 {
-    bool network = on_network(path);
+    bool network = db_on_network(path);
     const char *journal = network ? "TRUNCATE" : "WAL";
     sqlite3 *db;
     int r, schema = DB_SCHEMA;

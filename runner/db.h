@@ -16,6 +16,7 @@
 #include "../engine/base.h"
 
 #include <sqlite3.h>
+#include <stdbool.h>
 
 enum { DB_SCHEMA = 2 /* user_version that this program writes, and the newest that it reads */ };
 
@@ -23,6 +24,8 @@ enum { DB_SCHEMA = 2 /* user_version that this program writes, and the newest th
 int db_open(sqlite3 **out, const char *path, err *e);
 /* Opens for reading: the file is never changed, also not by SQL that tries to. */
 int db_open_read(sqlite3 **out, const char *path, err *e);
+/* True when the file lies where the shared memory of WAL or its locks cannot be trusted: another machine may open it. */
+bool db_on_network(const char *path);
 void db_close(sqlite3 *db); /* NULL is fine */
 
 /* Binds by `types`: 'i' int64_t, 'd' double, 's' string, 'b' bytes + size_t, 't' text + size_t, 'n' NULL (takes no argument);

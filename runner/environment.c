@@ -13,7 +13,7 @@
 #include <yaml.h>
 #include <zstd.h>
 
-static void cpu_name(char *out, size_t n)
+void environment_cpu(char *out, size_t n)
 {
     char line[512], *colon;
     FILE *f = fopen("/proc/cpuinfo", "r");
@@ -41,7 +41,7 @@ const struct environment *environment_get(const engine *en)
     static struct utsname name;
     static char cpu[256], os[sizeof name], library[512];
     uname(&name);
-    cpu_name(cpu, sizeof cpu);
+    environment_cpu(cpu, sizeof cpu);
     libs(library, sizeof library);
     snprintf(os, sizeof os, "%s %s %s", name.sysname, name.release, name.machine);
     env.host = name.nodename;
@@ -73,4 +73,11 @@ void environment_version(bool json, struct buf *out)
         buf_printf(out, "kvrun %s\ncommit %s%s\nbuilt by %s, %s\nSQLite %s, zstd %s, libyaml %s\n", BUILD_VERSION,
                    BUILD_GIT_COMMIT, BUILD_GIT_DIRTY ? " (with changes)" : "", BUILD_COMPILER, BUILD_FLAGS,
                    sqlite3_libversion(), ZSTD_versionString(), yaml_get_version_string());
+}
+
+const char *environment_build(void)
+{
+    static char text[64];
+    snprintf(text, sizeof text, "%s (%.7s%s)", BUILD_VERSION, BUILD_GIT_COMMIT, BUILD_GIT_DIRTY ? ", with changes" : "");
+    return text;
 }

@@ -8,6 +8,8 @@
 #include "store.h"
 
 const struct environment *environment_get(const engine *en);
+void environment_cpu(char *out, size_t n); /* the processor's name */
+const char *environment_build(void);       /* "0.1.0 (abcdef0)" */
 /* "kvrun 0.1.0 (commit abcdef0, gcc 12.2.0) ..." or the same as one JSON object; for kvrun --version. */
 void environment_version(bool json, struct buf *out);
 

@@ -1,4 +1,6 @@
 /* main.c: options to a command, and the only exit. */
+#include "bench.h"
+#include "doctor.h"
 #include "environment.h"
 #include "model_info.h"
 #include "options.h"
@@ -200,6 +202,8 @@ static int run_command(const struct options *o, int argc, char **argv, err *e)
     case COMMAND_REPORT: return command_report(o, e);
     case COMMAND_STATE_SIZE: return command_state_size(o, e);
     case COMMAND_SQL: return command_sql(o, db, e);
+    case COMMAND_DOCTOR: return doctor(o, stdout, e);
+    case COMMAND_BENCH: return bench(o, stdout, e) ? e->code : 0;
     case COMMAND_SHOW: return query_show(db, o->experiment, o->args[0], stdout, e) ? e->code : 0;
     case COMMAND_EXPORT: return query_export(db, o->experiment, o->label, o->moment, o->out, e) ? e->code : 0;
     default: return command_spec(o, argc, argv, e);

@@ -47,6 +47,15 @@ static const struct command_row commands[] = {
      "Writes an experiment's results as one HTML page that opens from disk: answers, cache differences, sweeps, controls.\n"
      "A spec stands for its own experiment in its database; a database with several experiments needs --experiment.",
      "kvrun report experiments/needle_sf_ny.yaml -o needle.html", 1, 1},
+    {"doctor", COMMAND_DOCTOR, "kvrun doctor [options]",
+     "Says what kvrun finds on this machine: processor, memory, disk, libraries, models, GPU, and whether a tiny computation\n"
+     "gives the same bits on every instruction set and number of threads. Exit 0 when kvrun can run here, else 3.",
+     "kvrun doctor --json | python3 -m json.tool", 0, 0},
+    {"bench", COMMAND_BENCH, "kvrun bench MODEL [options], or kvrun bench --shape NAME [options]",
+     "Measures decoding, prefill and every operation of a pass, beside what this machine does at most, which is measured, "
+     "too.\n"
+     "The tables are Markdown. A shape is a model with made-up weights: llama-3.1-8b, smollm2-135m or tiny.",
+     "kvrun bench --shape smollm2-135m --weights q4_1", 0, 1},
     {"help", COMMAND_HELP, "kvrun help [COMMAND]", "The page of a command.", "kvrun help run", 0, 1},
     {"version", COMMAND_VERSION, "kvrun version", "Version, commit, compiler, libraries.", "kvrun --version", 0, 0},
 };
@@ -68,18 +77,18 @@ enum { SPEC_COMMANDS = COMMAND_RUN | COMMAND_PLAN | COMMAND_TOKENS, READERS = CO
 #define AT(field) offsetof(struct options, field)
 
 static const struct option_row rows[] = {
-    {"db", "FILE", 0, KIND_TEXT, AT(db), COMMAND_RUN | COMMAND_PLAN | COMMAND_REPORT | READERS, 0,
+    {"db", "FILE", 0, KIND_TEXT, AT(db), COMMAND_RUN | COMMAND_PLAN | COMMAND_REPORT | COMMAND_DOCTOR | READERS, 0,
      "results database; default: the spec's run.db, else results.db"},
     {"set", "PATH=YAML", 's', KIND_LIST, AT(sets), SPEC_COMMANDS, 0,
      "a value of the spec: decode.max_tokens=20, axes.layer=[0,1]; as often as you like"},
     {"only", "GLOB", 0, KIND_LIST, AT(only), COMMAND_RUN | COMMAND_PLAN, 0,
      "jobs with such labels and what they need: --only 'sf/zero*'; as often as you like"},
     {"reasons", NULL, 0, KIND_FLAG, AT(reasons), COMMAND_PLAN, 0, "condition by condition, why jobs run or do not"},
-    {"threads", "N", 't', KIND_INT, AT(threads), COMMAND_RUN, 1,
+    {"threads", "N", 't', KIND_INT, AT(threads), COMMAND_RUN | COMMAND_BENCH, 1,
      "threads of the engine; default: OMP_NUM_THREADS or all processors"},
     {"batch", "N", 'b', KIND_INT, AT(batch), COMMAND_RUN, 1,
      "jobs decoded together; default: by memory. No result depends on it"},
-    {"isa", "NAME", 0, KIND_TEXT, AT(isa), COMMAND_RUN, 0,
+    {"isa", "NAME", 0, KIND_TEXT, AT(isa), COMMAND_RUN | COMMAND_BENCH, 0,
      "scalar, avx2 or avx512; default: the best. No result depends on it"},
     {"backend", "NAME", 0, KIND_TEXT, AT(backend), COMMAND_RUN | COMMAND_PLAN | COMMAND_BENCH, 0,
      "cpu, cuda, cuda-emu (a GPU's code on the CPU, slow) or auto; default: auto"},
@@ -90,8 +99,9 @@ static const struct option_row rows[] = {
     {"progress", "HOW", 0, KIND_TEXT, AT(progress), COMMAND_RUN, 0, "auto, bar, line or none"},
     {"quiet", NULL, 'q', KIND_FLAG, AT(quiet), COMMAND_RUN, 0, "no progress, no table; errors only"},
     {"color", "WHEN", 0, KIND_TEXT, AT(color), COMMAND_RUN | COMMAND_SHOW, 0, "auto, always or never; NO_COLOR counts"},
-    {"json", NULL, 0, KIND_FLAG, AT(json), SPEC_COMMANDS | COMMAND_MODEL | COMMAND_STATE_SIZE | COMMAND_SQL | COMMAND_VERSION,
-     0, "JSON on standard output; rows as one array of objects"},
+    {"json", NULL, 0, KIND_FLAG, AT(json),
+     SPEC_COMMANDS | COMMAND_MODEL | COMMAND_STATE_SIZE | COMMAND_SQL | COMMAND_VERSION | COMMAND_DOCTOR | COMMAND_BENCH, 0,
+     "JSON on standard output; rows as one array of objects"},
     {"compare", NULL, 0, KIND_FLAG, AT(compare), COMMAND_TOKENS, 0,
      "two prompts side by side, tokens that differ marked: the two named, or one and its other"},
     {"jsonl", NULL, 0, KIND_FLAG, AT(jsonl), COMMAND_SQL, 0, "one JSON object per line"},
@@ -107,6 +117,13 @@ static const struct option_row rows[] = {
     {"dtype", "TYPE", 0, KIND_TEXT, AT(dtype), COMMAND_STATE_SIZE, 0, "f16 (default), bf16, f32 or int8"},
     {"seed-table", NULL, 0, KIND_FLAG, AT(seed_table), COMMAND_STATE_SIZE, 0,
      "the table of the original article beside computed values"},
+    {"shape", "NAME", 0, KIND_TEXT, AT(shape), COMMAND_BENCH, 0, "made-up weights: llama-3.1-8b, smollm2-135m or tiny"},
+    {"weights", "TYPE", 0, KIND_TEXT, AT(weights), COMMAND_BENCH, 0,
+     "of a shape: bf16 (default), f16, f32, q4_0, q4_1, q8_0, q4_k, q6_k"},
+    {"layers", "N", 0, KIND_INT, AT(layers), COMMAND_BENCH, 1, "of a shape: fewer layers than it has"},
+    {"kv", "TYPE", 0, KIND_TEXT, AT(kv), COMMAND_BENCH, 0, "of the caches: bf16 (default), f16 or f32"},
+    {"prefix", "N", 0, KIND_INT, AT(prefix), COMMAND_BENCH, 1, "tokens that all rows share; default: 2048 on a GPU, else 512"},
+    {"seconds", "N", 0, KIND_INT, AT(seconds), COMMAND_BENCH, 1, "for each table and row; default: 1"},
     {"help", NULL, 'h', KIND_FLAG, AT(help), -1, 0, "this page"},
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
@@ -210,6 +227,12 @@ static int check(const struct options *o, err *e)
     if (one_of("backend", o->backend, "cpu cuda cuda-emu auto", e)) return -1;
     if (one_of("color", o->color, "auto always never", e)) return -1;
     if (one_of("progress", o->progress, "auto bar line none", e)) return -1;
+    if (one_of("shape", o->shape, "llama-3.1-8b smollm2-135m tiny", e)) return -1;
+    if (one_of("kv", o->kv, "bf16 f16 f32", e)) return -1;
+    if (o->command == COMMAND_BENCH && (o->n_args == 1) == (o->shape != NULL))
+        return err_set(e, ERR_INPUT, "give a model or --shape; usage: %s", c->usage);
+    if (o->command == COMMAND_BENCH && !o->shape && (o->weights || o->layers))
+        return err_set(e, ERR_INPUT, "--weights and --layers go with --shape; usage: %s", c->usage);
     if (o->command == COMMAND_SQL && o->n_args == 0 && !o->example)
         return err_set(e, ERR_INPUT, "give a query, or --example N; usage: %s", c->usage);
     if (o->command == COMMAND_REPORT && !o->out) return err_set(e, ERR_INPUT, "report needs -o; usage: %s", c->usage);

@@ -51,7 +51,9 @@ struct options {
     const char *experiment, *label, *moment, *out;
     const char *ctx, *dtype;
     bool seed_table;
-    struct option_list sets, only; /* -s path=value; labels with * ? [..] */
+    struct option_list sets, only;    /* -s path=value; labels with * ? [..] */
+    const char *shape, *weights, *kv; /* of bench */
+    int layers, prefix, seconds;
 };
 
 int options_parse(struct options *o, int argc, char **argv, err *e);

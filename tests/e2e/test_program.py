@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 from conftest import KVRUN_ASAN, ROOT, fingerprint, run, sql
 
-COMMANDS = ("run", "plan", "tokens", "model", "sql", "show", "export", "help", "version")
+COMMANDS = ("run", "plan", "tokens", "model", "sql", "show", "export", "doctor", "bench", "help", "version")
 
 
 def test_help_of_every_command_has_an_example():

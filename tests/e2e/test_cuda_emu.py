@@ -1,0 +1,63 @@
+"""The program on the CUDA backend, its kernels run by the emulator of tests/cuda_emu: the same experiments give the same answers.
+KVRUN_TEST_BACKEND=cuda runs the file on a GPU (ci/gpu)."""
+import os
+import pathlib
+
+import pytest
+from conftest import KVRUN, fingerprint, run, sql
+
+BACKEND = os.environ.get("KVRUN_TEST_BACKEND", "cuda-emu")
+FOLDER = pathlib.Path(KVRUN).parent
+BUILT = {"KVRUN_PLUGINS": str(FOLDER)}
+LIBRARY = FOLDER / ("libkvrun_cuda_emu.so" if BACKEND == "cuda-emu" else "libkvrun_cuda.so")
+
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason=f"{LIBRARY} is not built")
+
+
+def small(tiny_spec, tokens=5, **other):
+    spec = tiny_spec(tokens=tokens, **other)
+    spec.write_text(spec.read_text().replace("layer: { layers: all }", "layer: [1]").replace("tensor: [kv, k, v]", "tensor: [kv]"))
+    return spec
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
+def test_a_tiny_experiment_gives_the_bits_of_the_cpu(tiny_spec, tmp_path, kv):
+    """Quantised weights and prompts of less than 256 tokens are computed by the CPU's own arithmetic (kernels/cuda.h)."""
+    spec = small(tiny_spec, kv=kv)
+    run(spec, "--db", tmp_path / "cpu.db", "--quiet")
+    run(spec, "--db", tmp_path / "gpu.db", "--quiet", "--backend", BACKEND, **BUILT)
+    assert fingerprint(tmp_path / "gpu.db") == fingerprint(tmp_path / "cpu.db")
+    rows = sql(tmp_path / "gpu.db", "SELECT DISTINCT numerics, gpu_name FROM v_result")
+    assert len(rows) == 1 and rows[0]["numerics"].startswith("n1:cuda-") and rows[0]["gpu_name"]
+
+
+def test_no_bit_depends_on_batch_order_or_resume(tiny_spec, tmp_path):
+    spec = small(tiny_spec, kv="bf16", after="reuse_logits")
+    run(spec, "--db", tmp_path / "a.db", "--quiet", "--backend", BACKEND, **BUILT)
+    for i, more in enumerate((["--batch", "1"], ["--batch", "5", "--shuffle", "3"])):
+        run(spec, "--db", tmp_path / f"{i}.db", "--quiet", "--backend", BACKEND, *more, **BUILT)
+        assert fingerprint(tmp_path / f"{i}.db") == fingerprint(tmp_path / "a.db")
+    again = run(spec, "--db", tmp_path / "a.db", "--backend", BACKEND, **BUILT)
+    assert "0 to run" in again.stderr
+
+
+SMOLLM2 = """\
+kvrun: 1
+experiment: emulated
+model: { path: $KVRUN_MODELS/SmolLM2-135M-Instruct.Q4_1.gguf }
+prompts:
+  - { name: paris, text: "The capital of France is" }
+conditions: [{ name: baseline }]
+decode: { greedy: true, max_tokens: 8, stop: none, after_edit: rerun_last }
+run: { db: results.db }
+"""
+
+
+def test_smollm2_says_the_same_on_both(smollm2, tmp_path):
+    spec = tmp_path / "smollm2.yaml"
+    spec.write_text(SMOLLM2)
+    run(spec, "--db", tmp_path / "cpu.db", "--quiet")
+    run(spec, "--db", tmp_path / "gpu.db", "--quiet", "--backend", BACKEND, **BUILT)
+    want, got = (sql(tmp_path / db, "SELECT step, token_id, logprob FROM v_token ORDER BY step") for db in ("cpu.db", "gpu.db"))
+    assert [t["token_id"] for t in got] == [t["token_id"] for t in want] and len(want) == 8
+    assert max(abs(a["logprob"] - b["logprob"]) for a, b in zip(want, got)) < 1e-3
