@@ -67,7 +67,8 @@ CREATE TABLE prompt_token (         -- the bytes of the text each token stands f
 CREATE TABLE spec_prompt (          -- what a prompt is called in an experiment
   id INTEGER PRIMARY KEY, spec_id INTEGER NOT NULL REFERENCES spec ON DELETE CASCADE,
   name TEXT NOT NULL, prompt_id INTEGER NOT NULL REFERENCES prompt,
-  UNIQUE (spec_id, name)) STRICT;
+  variant TEXT NOT NULL DEFAULT '',   -- the values of the axes it depends on: "ctx=1024/depth=50"
+  UNIQUE (spec_id, name, variant)) STRICT;
 CREATE TABLE prompt_span (          -- where the value of a slot ended up; half open
   spec_prompt_id INTEGER NOT NULL REFERENCES spec_prompt ON DELETE CASCADE,
   name TEXT NOT NULL, nth INTEGER NOT NULL,
@@ -227,7 +228,7 @@ CREATE VIEW v_token AS              -- one row per generated token; token is NUL
   FROM v_latest l CROSS JOIN prompt p ON p.id=l.prompt_id CROSS JOIN step st ON st.attempt_id=l.attempt_id
   LEFT JOIN token t ON t.tokenizer_id=p.tokenizer_id AND t.token_id=st.token_id;
 CREATE VIEW v_prompt_token AS       -- one row per token of a prompt, by the name the experiment gives it
-  SELECT s.experiment, sp.name AS prompt, pt.pos, pt.token_id, t.display AS token, t.display,
+  SELECT s.experiment, sp.name AS prompt, sp.variant, pt.pos, pt.token_id, t.display AS token, t.display,
          pt.byte_start, pt.byte_end, sp.prompt_id, sp.id AS spec_prompt_id
   FROM v_spec s CROSS JOIN spec_prompt sp ON sp.spec_id=s.spec_id CROSS JOIN prompt p ON p.id=sp.prompt_id
   CROSS JOIN prompt_token pt ON pt.prompt_id=sp.prompt_id

@@ -187,12 +187,14 @@ void buf_vprintf(struct buf *b, const char *fmt, va_list ap)
     va_list again;
     int n;
     va_copy(again, ap);
-    n = vsnprintf(NULL, 0, fmt, ap);
-    if (n > 0) {
+    buf_room(b, 32); /* most are written at once */
+    n = vsnprintf(b->p + b->n, b->cap - b->n, fmt, ap);
+    if (n > 0 && (size_t)n >= b->cap - b->n) {
         buf_room(b, (size_t)n);
         vsnprintf(b->p + b->n, (size_t)n + 1, fmt, again);
-        b->n += (size_t)n;
     }
+    if (n > 0) b->n += (size_t)n;
+    b->p[b->n] = 0;
     va_end(again);
 }
 

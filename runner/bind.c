@@ -10,13 +10,28 @@
 
 enum { TEXT_MAX = 1 << 28 };
 
+/* ---- text ---- */
+
+bool bind_adds_bos(const struct engine_info *info, const struct prompt *p)
+{
+    return p->add_bos == 1 || (p->add_bos < 0 && p->kind == PROMPT_TEXT && info->add_bos);
+}
+
+int bind_text(const engine *en, const struct prompt *p, arena *mem, struct diag *d, struct buf *out, struct places *places,
+              err *e)
+{
+    if (p->kind == PROMPT_CHAT) return bind_chat(en, p, mem, d, out, places, e);
+    if (p->kind == PROMPT_TEXT) bind_fill(&p->text, p, 0, out, places);
+    return 0;
+}
+
 /* ---- tokens ---- */
 
 static int text_tokens(const engine *en, struct bound_prompt *b, arena *mem, struct diag *d, err *e)
 {
     const struct engine_info *info = engine_info(en);
     const struct prompt *p = b->prompt;
-    bool bos = p->add_bos == 1 || (p->add_bos < 0 && p->kind == PROMPT_TEXT && info->add_bos);
+    bool bos = bind_adds_bos(info, p);
     struct tokens t = {0};
     if (p->add_bos == 1 && info->bos < 0) {
         diag_add(d, DIAG_ERROR, "E308", p->at, (int)strlen(p->name),
@@ -80,16 +95,25 @@ void bind_hash(const struct engine_info *info, struct bound_prompt *b, arena *me
 
 /* ---- spans ---- */
 
-static void make_spans(struct bound_prompt *b, const struct places *places, arena *mem)
+static void add_span(struct bound_prompt *b, const char *name, int nth, int start, int end)
+{
+    struct span *s = &b->spans[b->n_spans++];
+    *s = (struct span){.name = name, .nth = nth, .byte_start = start, .byte_end = end};
+    select_touch(b, s);
+}
+
+/* The needle of a haystack stands at `needle` of its value. */
+static void make_spans(struct bound_prompt *b, const struct places *places, int needle, arena *mem)
 {
     int *used = arena_array(mem, (size_t)b->prompt->n_slots, sizeof *used), i;
-    b->spans = arena_array(mem, (size_t)places->n, sizeof *b->spans);
-    b->n_spans = places->n;
+    b->spans = arena_array(mem, 2 * (size_t)places->n, sizeof *b->spans);
     for (i = 0; i < places->n; i++) {
         const struct place *pl = &places->p[i];
-        b->spans[i] = (struct span){
-            .name = b->prompt->slots[pl->slot].name, .nth = ++used[pl->slot], .byte_start = pl->start, .byte_end = pl->end};
-        select_touch(b, &b->spans[i]);
+        const struct slot *slot = &b->prompt->slots[pl->slot];
+        const struct haystack *h = slot->haystack;
+        int at = pl->start + needle;
+        add_span(b, slot->name, ++used[pl->slot], pl->start, pl->end);
+        if (h && h->needle) add_span(b, h->needle, used[pl->slot], at, at + (int)strlen(h->text));
     }
 }
 
@@ -121,17 +145,29 @@ static int check_model(const struct engine_info *info, const struct prompt *p, s
     return 0;
 }
 
-static int bind_prompt(const engine *en, struct bound_prompt *b, arena *mem, struct diag *d, err *e)
+static bool has_haystack(const struct prompt *p)
+{
+    int i;
+    for (i = 0; i < p->n_slots; i++)
+        if (p->slots[i].haystack) return true;
+    return false;
+}
+
+static int bind_prompt(const struct spec *s, const engine *en, struct bound_prompt *b, arena *mem, struct diag *d, err *e)
 {
     const struct engine_info *info = engine_info(en);
     const struct prompt *p = b->prompt;
+    struct prompt *cut;
     struct places places = {0};
     struct buf text = {0};
-    int rc = -1;
+    int rc = -1, needle = 0;
     b->text = "";
     if (check_model(info, p, d)) goto out;
-    if (p->kind == PROMPT_TEXT) bind_fill(&p->text, p, 0, &text, &places);
-    if (p->kind == PROMPT_CHAT && bind_chat(en, p, mem, d, &text, &places, e)) goto out;
+    if (has_haystack(p)) {
+        if (bind_haystack(s, en, p, mem, d, &cut, &needle, e)) goto out;
+        b->prompt = p = cut;
+    }
+    if (bind_text(en, p, mem, d, &text, &places, e)) goto out;
     if (text.n > TEXT_MAX) {
         diag_add(d, DIAG_ERROR, "E303", p->at, (int)strlen(p->name), "prompt '%s' has %zu bytes; at most %d are taken", p->name,
                  text.n, TEXT_MAX);
@@ -141,13 +177,25 @@ static int bind_prompt(const engine *en, struct bound_prompt *b, arena *mem, str
     b->n_bytes = (int)text.n;
     if (p->kind == PROMPT_TOKENS ? given_tokens(info, b, mem, d) : text_tokens(en, b, mem, d, e)) goto out;
     if (check_length(info, b, d)) goto out;
-    make_spans(b, &places, mem);
+    make_spans(b, &places, needle, mem);
     bind_hash(info, b, mem);
     rc = 0;
 out:
     buf_free(&text);
     free(places.p);
     return rc;
+}
+
+static const char *label_of(const struct spec *s, const struct prompt *p, arena *mem)
+{
+    struct buf b = {0};
+    const char *label;
+    int i;
+    buf_str(&b, p->name);
+    for (i = 0; i < p->n_values; i++) buf_printf(&b, "/%s=%s", s->axes[p->values[i].axis].name, p->values[i].text);
+    label = arena_strdup(mem, b.p);
+    buf_free(&b);
+    return label;
 }
 
 int bind_prompts(const struct spec *s, const engine *en, arena *mem, struct diag *d, struct bound_prompt **out, err *e)
@@ -159,8 +207,10 @@ int bind_prompts(const struct spec *s, const engine *en, arena *mem, struct diag
         all[i].prompt = &s->prompts[i];
         all[i].en = en;
         all[i].index = i;
-        all[i].label = s->prompts[i].name;
-        if (bind_prompt(en, &all[i], mem, d, &why) == 0) continue;
+        all[i].label = label_of(s, &s->prompts[i], mem);
+        all[i].text = "";
+        if (s->prompts[i].idle) continue;
+        if (bind_prompt(s, en, &all[i], mem, d, &why) == 0) continue;
         if (why.code) return err_set(e, why.code, "%s", why.msg);
         rc = -1;
     }

@@ -19,6 +19,15 @@ void bind_fill(const struct template *t, const struct prompt *p, int first_mark,
 int bind_chat(const engine *en, const struct prompt *p, arena *mem, struct diag *d, struct buf *out, struct places *places,
               err *e);
 
+/* bind_haystack.c: p with the haystacks of its slots cut so that the whole prompt has at most as many tokens as they say. *at:
+   where in the value the needle stands. -1: d tells, or e. */
+int bind_haystack(const struct spec *s, const engine *en, const struct prompt *p, arena *mem, struct diag *d,
+                  struct prompt **out, int *at, err *e);
+/* bind.c: the rendered text, and whether BOS is put in front of it. */
+int bind_text(const engine *en, const struct prompt *p, arena *mem, struct diag *d, struct buf *out, struct places *places,
+              err *e);
+bool bind_adds_bos(const struct engine_info *info, const struct prompt *p);
+
 /* Marks: characters of plane 15 that no text of the prompt uses, an opening and a closing one for each of n_slots. */
 void bind_add_mark(struct buf *b, int cp);
 int bind_free_marks(const char *text, size_t n, int n_slots); /* the first of them; -1: there is no room */

@@ -34,11 +34,13 @@ static int count_jobs(const struct expand *x, int *out)
 
 const char *job_label(arena *mem, const struct spec *s, const struct job *j)
 {
+    const struct prompt *p = &s->prompts[j->prompt];
+    const struct axis_value *v = j->n_values ? j->values : p->values; /* a control has those of its prompt */
     struct buf b = {0};
     const char *label;
-    int i;
-    buf_printf(&b, "%s/%s", s->prompts[j->prompt].name, j->condition_name);
-    for (i = 0; i < j->n_values; i++) buf_printf(&b, "/%s=%s", s->axes[j->values[i].axis].name, j->values[i].text);
+    int i, n = j->n_values ? j->n_values : p->n_values;
+    buf_printf(&b, "%s/%s", p->name, j->condition_name);
+    for (i = 0; i < n; i++) buf_printf(&b, "/%s=%s", s->axes[v[i].axis].name, v[i].text);
     label = arena_strndup(mem, b.p, b.n);
     buf_free(&b);
     return label;
@@ -191,20 +193,22 @@ out:
 
 static int expand_all(struct expand *x, struct jobs *all, err *e)
 {
-    int i, k, n, first, rc = 0;
+    int i, w, k, n, next = x->s->n_written, rc = 0;
     if (job_feeds(x) || job_axes(x) || count_jobs(x, &n)) return -1;
     job_sums_start(x);
     all->sums = x->sums;
     all->jobs = arena_array(x->mem, (size_t)n, sizeof *all->jobs);
-    for (i = 0; i < x->s->n_prompts; i++) {
-        first = all->n;
-        for (k = 0; k < x->s->n_conditions; k++)
-            if (add_grid(x, all, i, k)) rc = -1;
-        if (rc == 0 && job_controls(x, all, i, first)) rc = -1;
-    }
+    for (w = 0; w < x->s->n_written; w++)
+        for (i = w;; i = next++) { /* the prompts of a name, one behind the other */
+            int first = all->n;
+            for (k = 0; k < x->s->n_conditions; k++)
+                if (add_grid(x, all, i, k)) rc = -1;
+            if (rc == 0 && job_controls(x, all, i, first)) rc = -1;
+            if (next == x->s->n_prompts || x->s->prompts[next].first != w) break;
+        }
     if (rc == 0) rc = job_rules_check(x);
     if (rc == 0 && all->n == 0) {
-        diag_add(x->d, DIAG_ERROR, "E374", x->s->excludes[0].at, x->s->excludes[0].width, "exclude leaves no job at all");
+        diag_add(x->d, DIAG_ERROR, "E356", x->s->excludes[0].at, x->s->excludes[0].width, "exclude leaves no job at all");
         rc = -1;
     }
     if (rc || job_controls_end(x, all) || job_donors_find(x, all)) return -1;
@@ -251,4 +255,11 @@ int job_expand(struct jobs **out, const struct spec *s, const engine *en, struct
 void job_free(struct jobs *j)
 {
     if (j) arena_free(j->mem); /* which holds j itself */
+}
+
+int job_spec_prompt(const struct spec *s, const struct jobs *jobs, int job)
+{
+    int i = jobs->jobs[job].prompt;
+    if (i >= s->n_prompts) i = jobs->jobs[jobs->jobs[job].control_of].prompt;
+    return s->prompts[i].first;
 }

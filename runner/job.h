@@ -105,7 +105,7 @@ struct job {
 
 /* How many jobs a condition has, and why. */
 struct job_sum {
-    int *counts;     /* (n_prompts, n_over) values of the axes */
+    int *counts;     /* (n_written prompts, n_over) values of the axes */
     int64_t product; /* of them, over all prompts */
     int *removed;    /* (n_excludes) by the rules, in their order */
     int included;
@@ -138,6 +138,10 @@ struct jobs {
 /* *out only on success; job_free frees it. -1: d tells, or e. */
 int job_expand(struct jobs **out, const struct spec *s, const engine *en, struct bound_prompt *prompts, struct diag *d, err *e);
 void job_free(struct jobs *j); /* NULL is fine */
+
+/* Index among the prompts as written: those of a name that differ along axes are one; a job on a prompt that was made for a
+ * control belongs to the prompt it was made of. */
+int job_spec_prompt(const struct spec *s, const struct jobs *jobs, int job);
 
 /* The words of the spec: "zero"; "kv", "resid"; "prefill". layer -1 of SITE_RESID is "embed". */
 const char *job_op_name(enum edit_op op);

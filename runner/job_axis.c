@@ -36,7 +36,7 @@ static int window_list(struct expand *x, int axis, struct axis_list *l)
     for (i = 0; i < l->n; i++) {
         l->v[i] = window_value(x, axis, centres[i]);
         if (i == 0 || strcmp(l->v[i].text, l->v[i - 1].text) != 0) continue;
-        diag_add(x->d, DIAG_ERROR, "E372", a->layers.at, a->layers.width,
+        diag_add(x->d, DIAG_ERROR, "E354", a->layers.at, a->layers.width,
                  "windows of %d layers around layers %d and %d are the same: %s has layers 0..%d", a->size, centres[i - 1],
                  centres[i], x->model, x->info->n_layer - 1);
         diag_help(x->d, "help: a smaller size, or fewer centres");
@@ -82,6 +82,15 @@ static bool is_swept(const struct spec *s, int axis)
     return false;
 }
 
+/* A prompt that depends on the axis has one value of it; none where only include has the prompt. */
+static struct axis_list own_list(const struct prompt *p, int axis, struct axis_list all)
+{
+    int i;
+    for (i = 0; i < p->n_values; i++)
+        if (p->values[i].axis == axis) return (struct axis_list){&p->values[i], !p->extra};
+    return all;
+}
+
 int job_axes(struct expand *x)
 {
     int n = x->s->n_axes, i, p, rc = 0;
@@ -92,8 +101,8 @@ int job_axes(struct expand *x)
         if (!own && value_list(x, i, &shared)) return -1;
         for (p = 0; p < x->s->n_prompts; p++)
             if (!own)
-                x->axes[p * n + i] = shared;
-            else if (is_swept(x->s, i) && position_list(x, i, p, &x->axes[p * n + i]))
+                x->axes[p * n + i] = own_list(&x->s->prompts[p], i, shared);
+            else if (!x->s->prompts[p].idle && is_swept(x->s, i) && position_list(x, i, p, &x->axes[p * n + i]))
                 rc = -1;
     }
     return rc;
@@ -190,7 +199,9 @@ static bool rule_of(struct expand *x, int prompt, int condition, int index, stru
     const struct sweep *sw = &x->s->excludes[index];
     const struct condition *c = &x->s->conditions[condition];
     int k, i;
-    if (!in_list(sw->conditions, sw->n_conditions, condition) || !in_list(sw->prompts, sw->n_prompts, prompt)) return false;
+    if (!in_list(sw->conditions, sw->n_conditions, condition) ||
+        !in_list(sw->prompts, sw->n_prompts, x->s->prompts[prompt].first))
+        return false;
     for (k = 0; k < sw->n_keys; k++)
         if (place_of(c, sw->keys[k].axis) < 0) return false;
     *r = (struct rule){index, sw->n_keys, arena_array(x->mem, (size_t)sw->n_keys, sizeof *r->keys)};
@@ -283,7 +294,7 @@ static int included_value(struct expand *x, int prompt, const struct sweep_key *
     }
     n = index_of(v->text, counted(x, a, prompt));
     if (n < 0) {
-        diag_add(x->d, DIAG_ERROR, "E373", v->at, v->width, "%s: '%s' is no %s of %s, which has 0..%d", a->name, v->text,
+        diag_add(x->d, DIAG_ERROR, "E355", v->at, v->width, "%s: '%s' is no %s of %s, which has 0..%d", a->name, v->text,
                  a->kind == AXIS_POSITIONS ? "position"
                  : a->kind == AXIS_WINDOWS ? "centre of a window"
                                            : "layer",
@@ -296,7 +307,7 @@ static int included_value(struct expand *x, int prompt, const struct sweep_key *
 
 static int exists(struct expand *x, const struct sweep *sw, int prompt, int condition)
 {
-    diag_add(x->d, DIAG_ERROR, "E371", sw->at, sw->width, "condition '%s' has this combination already on prompt '%s'",
+    diag_add(x->d, DIAG_ERROR, "E353", sw->at, sw->width, "condition '%s' has this combination already on prompt '%s'",
              x->s->conditions[condition].name, x->s->prompts[prompt].name);
     return -1;
 }
@@ -331,7 +342,7 @@ int job_combinations(struct expand *x, int prompt, int condition, struct combina
     product(x, prompt, condition, &rules, out);
     for (i = 0; i < x->s->n_includes; i++) {
         const struct sweep *sw = &x->s->includes[i];
-        if (in_list(sw->conditions, sw->n_conditions, condition) && in_list(sw->prompts, sw->n_prompts, prompt))
+        if (in_list(sw->conditions, sw->n_conditions, condition) && spec_included(x->s, sw, &x->s->prompts[prompt]))
             rc |= include(x, sw, prompt, condition, &rules, seen, out);
     }
     map_free(seen);
@@ -351,7 +362,8 @@ static void count_key(const struct expand *x, const struct sweep *sw, const stru
             const struct axis_list *l = job_axis(x, p, k->axis);
             int64_t size = job_grid_size(x, p, c, JOBS_MAX);
             if (place_of(&x->s->conditions[c], k->axis) < 0 || l->n == 0) continue;
-            if (!in_list(sw->conditions, sw->n_conditions, c) || !in_list(sw->prompts, sw->n_prompts, p)) continue;
+            if (!in_list(sw->conditions, sw->n_conditions, c) || !in_list(sw->prompts, sw->n_prompts, x->s->prompts[p].first))
+                continue;
             *of += size;
             for (i = 0; i < l->n; i++)
                 if (key_means(x, p, k, &l->v[i])) *meant += size / l->n;
@@ -362,10 +374,10 @@ static void idle_rule(const struct expand *x, const struct sweep *sw, int matche
 {
     int k;
     if (matched)
-        diag_add(x->d, DIAG_ERROR, "E370", sw->at, sw->width,
+        diag_add(x->d, DIAG_ERROR, "E352", sw->at, sw->width,
                  "this rule removes nothing: what it means (%d) is removed by rules above it", matched);
     else
-        diag_add(x->d, DIAG_ERROR, "E370", sw->at, sw->width,
+        diag_add(x->d, DIAG_ERROR, "E352", sw->at, sw->width,
                  "this rule removes nothing: no combination is meant by all its keys");
     for (k = 0; k < sw->n_keys && !matched; k++) {
         const struct sweep_key *key = &sw->keys[k];
@@ -393,6 +405,16 @@ int job_rules_check(const struct expand *x)
     return rc;
 }
 
+/* Values of an axis on all prompts of a name together. */
+static int counted_on(const struct expand *x, int prompt, int axis)
+{
+    const struct prompt *p = &x->s->prompts[prompt];
+    int i;
+    for (i = 0; i < p->n_values; i++)
+        if (p->values[i].axis == axis) return x->s->axes[axis].n;
+    return job_axis(x, prompt, axis)->n;
+}
+
 void job_sums_start(struct expand *x)
 {
     int i, p, k;
@@ -402,8 +424,8 @@ void job_sums_start(struct expand *x)
         const struct condition *c = &x->s->conditions[i];
         struct job_sum *sum = &x->sums[i];
         sum->removed = arena_array(x->mem, (size_t)x->s->n_excludes, sizeof *sum->removed);
-        sum->counts = arena_array(x->mem, (size_t)x->s->n_prompts * (size_t)c->n_over, sizeof *sum->counts);
-        for (p = 0; p < x->s->n_prompts; p++)
-            for (k = 0; k < c->n_over; k++) sum->counts[p * c->n_over + k] = job_axis(x, p, c->over[k])->n;
+        sum->counts = arena_array(x->mem, (size_t)x->s->n_written * (size_t)c->n_over, sizeof *sum->counts);
+        for (p = 0; p < x->s->n_written; p++)
+            for (k = 0; k < c->n_over; k++) sum->counts[p * c->n_over + k] = counted_on(x, p, c->over[k]);
     }
 }

@@ -146,6 +146,8 @@ static struct job *add_job(struct expand *x, struct jobs *all, const char *name,
                           condition < 0 ? name : arena_printf(x->mem, "%s~%s", x->s->conditions[condition].name, name),
                       .prompt = prompt,
                       .condition = -1,
+                      .values = x->s->prompts[prompt].values,
+                      .n_values = x->s->prompts[prompt].n_values,
                       .against = -1,
                       .control_of = control_of};
     j->label = job_label(x->mem, x->s, j);
@@ -384,7 +386,7 @@ static int without_prompt(const struct jobs_of *of, int condition, const int *at
     named->kind = PROMPT_TOKENS;
     named->other = -1;
     named->n_slots = 0;
-    *p = (struct bound_prompt){.prompt = named, .text = "", .spans = NULL};
+    *p = (struct bound_prompt){.prompt = named, .en = x->en, .index = was->index, .label = named->name, .text = ""};
     p->tokens = arena_array(x->mem, (size_t)was->n_tokens, sizeof *p->tokens);
     for (i = 0; i < was->n_tokens; i++) {
         if (k < n && at[k] == i) {

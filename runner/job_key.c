@@ -6,7 +6,7 @@
  */
 #include "job_parts.h"
 
-#include <jansson.h>
+#include "json_text.h"
 #include <openssl/sha.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,10 +23,12 @@ static const char *hash_text(arena *mem, const uint8_t h[32])
 /* The one way to write v, in mem; takes v. NULL: e. */
 static const char *canonical(arena *mem, json_t *v, err *e)
 {
-    char *text = v ? json_dumps(v, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
-    const char *out = text ? arena_strdup(mem, text) : NULL;
+    struct buf text = {0};
+    const char *out = NULL;
+    if (v) json_text(v, &text);
+    if (v) out = arena_strndup(mem, text.p, text.n);
     if (!out) err_set(e, ERR_INTERNAL, "a job's key could not be written as JSON");
-    free(text);
+    buf_free(&text);
     json_decref(v);
     return out;
 }

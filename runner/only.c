@@ -1,7 +1,7 @@
 /* only.c: see only.h. */
 #include "only.h"
 
-#include "map.h"
+#include "partner.h"
 
 #include <fnmatch.h>
 #include <stdlib.h>
@@ -55,81 +55,79 @@ static int ask(struct only *o, const struct jobs *jobs, const char *glob, err *e
 
 /* ---- what they need ---- */
 
-static bool shared(const struct condition *c, int axis)
-{
-    int k;
-    for (k = 0; c && k < c->n_over; k++)
-        if (c->over[k] == axis) return true;
-    return false;
-}
-
-static void shared_key(const int pair[2], const struct job *j, const struct condition *with, struct buf *key)
-{
-    int k;
-    key->n = 0;
-    buf_add(key, pair, 2 * sizeof *pair);
-    buf_add(key, &j->prompt, sizeof j->prompt);
-    for (k = 0; k < j->n_values; k++)
-        if (shared(with, j->values[k].axis)) buf_add(key, j->values[k].text, strlen(j->values[k].text) + 1);
-}
-
 struct needs {
     struct only *o;
     const struct spec *s;
     const struct jobs *jobs;
-    struct map *pairs; /* a condition (-1: controls) and the one it is against, for which `first` is filled */
-    struct map *first; /* such a pair, prompt and shared values -> job */
-    int *queue, n;
+    struct partners *partners;
+    bool *measured; /* (jobs->n) needed for a number: what that is made from is needed, too */
+    int *queue, n;  /* may hold a job twice: first made, then measured */
 };
 
-static void need(struct needs *x, int job)
+static void need(struct needs *x, int job, bool measured)
 {
-    if (job < 0 || x->o->needed[job]) return;
+    if (job < 0 || (x->o->needed[job] && (!measured || x->measured[job]))) return;
+    x->o->n_needed += !x->o->needed[job];
     x->o->needed[job] = true;
+    x->measured[job] |= measured;
     x->queue[x->n++] = job;
 }
 
-/* What a job is measured against: the first job of the condition on the same prompt with the same values of the axes that both
-   have. */
-static void need_partner(struct needs *x, const struct job *j, int against)
+/* The job that a recovery of this one is measured by. */
+static int place_of(struct needs *x, const struct metric_place *p, int job)
 {
-    const struct condition *own = j->condition < 0 ? NULL : &x->s->conditions[j->condition];
-    const int pair[2] = {j->condition, against};
-    struct buf key = {0};
+    int prompt = x->jobs->jobs[job].prompt;
+    if (p->other) prompt = x->jobs->prompts[prompt].prompt->other;
+    if (p->prompt >= 0) prompt = p->prompt;
+    return prompt < 0 ? -1 : partner_of(x->partners, job, prompt, p->condition);
+}
+
+static int labelled(const struct jobs *jobs, const char *label)
+{
     int i;
-    for (i = map_put(x->pairs, pair, sizeof pair, 0) < 0 ? 0 : x->jobs->n; i < x->jobs->n; i++) {
-        if (x->jobs->jobs[i].condition != against) continue;
-        shared_key(pair, &x->jobs->jobs[i], own, &key);
-        map_put(x->first, key.p, key.n, i);
+    for (i = 0; i < jobs->n; i++)
+        if (strcmp(jobs->jobs[i].label, label) == 0) return i;
+    return -1;
+}
+
+static void need_measures(struct needs *x, const struct metric *m, int job)
+{
+    const struct job *j = &x->jobs->jobs[job];
+    if (m->kind == METRIC_RECOVERY) {
+        need(x, place_of(x, &m->clean, job), true);
+        need(x, place_of(x, &m->corrupt, job), true);
+    } else if (m->kind == METRIC_KV_DELTA && m->between[0]) {
+        if (strcmp(j->label, m->between[0]) == 0) need(x, labelled(x->jobs, m->between[1]), true);
+    } else if (m->kind != METRIC_MENTIONS && m->against >= 0 && (m->kind != METRIC_KV_DELTA || job_in_delta(x->s, m, j))) {
+        need(x, partner_of(x->partners, job, j->prompt, m->against), true);
     }
-    shared_key(pair, j, &x->s->conditions[against], &key);
-    need(x, map_get(x->first, key.p, key.n));
-    buf_free(&key);
 }
 
 static void need_of(struct needs *x, int job)
 {
     const struct job *j = &x->jobs->jobs[job];
-    int i;
-    need(x, j->same_as);
-    need(x, j->against);
-    for (i = 0; i < j->n_ops; i++) need(x, j->ops[i].donor_job);
-    if (!x->o->asked[job]) return; /* what is only made from is not measured */
-    for (i = 0; i < x->s->n_metrics; i++)
-        if (x->s->metrics[i].kind == METRIC_FIRST_DIVERGENCE) need_partner(x, j, x->s->metrics[i].against);
+    int i, k;
+    need(x, j->same_as, false);
+    need(x, j->against, false);
+    for (i = 0; i < j->n_ops; i++) {
+        const struct job_vector *v = j->ops[i].vector;
+        need(x, j->ops[i].donor_job, false);
+        for (k = 0; v && k < v->n_sets; k++) need(x, v->sets[k].job, false);
+    }
+    for (i = 0; x->measured[job] && i < x->s->n_metrics; i++) need_measures(x, &x->s->metrics[i], job);
 }
 
 static void add_needs(struct only *o, const struct spec *s, const struct jobs *jobs)
 {
-    struct needs x = {.o = o, .s = s, .jobs = jobs, .pairs = map_new(), .first = map_new()};
+    struct needs x = {.o = o, .s = s, .jobs = jobs, .partners = partner_new(s, jobs)};
     int i;
-    x.queue = mem_array((size_t)jobs->n, sizeof *x.queue);
+    x.measured = mem_array((size_t)jobs->n, sizeof *x.measured);
+    x.queue = mem_array(2 * (size_t)jobs->n, sizeof *x.queue);
     for (i = 0; i < jobs->n; i++)
-        if (o->asked[i]) need(&x, i);
+        if (o->asked[i]) need(&x, i, true);
     for (i = 0; i < x.n; i++) need_of(&x, x.queue[i]);
-    o->n_needed = x.n;
-    map_free(x.pairs);
-    map_free(x.first);
+    partner_free(x.partners);
+    free(x.measured);
     free(x.queue);
 }
 

@@ -40,7 +40,8 @@ struct options {
 
     const char *db, *isa, *color, *progress;
     int threads, batch, shuffle; /* shuffle: 0 is the plain order */
-    bool fresh, quiet;
+    bool compare;
+    bool fresh, quiet, reasons;
     bool json, jsonl, csv, md;
     int example;
     const char *experiment, *label, *moment, *out;

@@ -1,82 +1,13 @@
 /* plan.c: see plan.h. */
-#include "plan.h"
+#include "plan_in.h"
 
+#include "json_text.h"
 #include "map.h"
 #include "snippet.h"
 #include "width.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- text ---- */
-
-struct plan {
-    const struct spec *s;
-    const engine *en;
-    const struct engine_info *info;
-    const struct jobs *jobs;
-    const bool *reuse;
-    arena *mem;
-    struct buf *out;
-};
-
-/* A job that shares its key with an earlier one does not run, and one with a stored answer does not. */
-static bool runs(const struct plan *p, int i)
-{
-    return p->jobs->jobs[i].same_as < 0 && !(p->reuse && p->reuse[i]);
-}
-
-static void pad(struct buf *b, const char *s, int width)
-{
-    int n = width - width_text(s, strlen(s));
-    buf_str(b, s);
-    while (n-- > 0) buf_char(b, ' ');
-}
-
-static void show_counts(const struct plan *p)
-{
-    int i, n_run = 0, n_reuse = 0, n_same = 0;
-    for (i = 0; i < p->jobs->n; i++) {
-        if (runs(p, i))
-            n_run++;
-        else if (p->jobs->jobs[i].same_as >= 0)
-            n_same++;
-        else
-            n_reuse++;
-    }
-    buf_printf(p->out, "%s: %d job%s\n", p->s->experiment, p->jobs->n, p->jobs->n == 1 ? "" : "s");
-    buf_printf(p->out, "  run   %6d\n", n_run);
-    if (n_reuse) buf_printf(p->out, "  reuse %6d  answers are in the database\n", n_reuse);
-    if (n_same) buf_printf(p->out, "  same  %6d  as a job above, one answer for both labels\n", n_same);
-}
-
-/* Rows: conditions and controls in order; columns: prompts first..last. */
-static void show_grid(const struct plan *p, int first, int last)
-{
-    const char *previous = NULL;
-    int width = 4, i, k;
-    for (i = 0; i < p->jobs->n; i++) {
-        int w = width_text(p->jobs->jobs[i].condition_name, strlen(p->jobs->jobs[i].condition_name));
-        if (w > width) width = w;
-    }
-    pad(p->out, "jobs", width + 2);
-    for (k = first; k <= last; k++) buf_printf(p->out, "  %s", p->s->prompts[k].name);
-    buf_char(p->out, '\n');
-    for (i = 0; i < p->jobs->n && p->jobs->jobs[i].prompt == 0; i++) { /* every prompt has the same conditions */
-        const char *name = p->jobs->jobs[i].condition_name;
-        int count = 0;
-        if (previous && strcmp(previous, name) == 0) continue;
-        previous = name;
-        for (k = i; k < p->jobs->n && p->jobs->jobs[k].prompt == 0; k++)
-            count += strcmp(p->jobs->jobs[k].condition_name, name) == 0;
-        buf_str(p->out, "  ");
-        pad(p->out, name, width);
-        for (k = first; k <= last; k++)
-            buf_printf(p->out, "  %*d", width_text(p->s->prompts[k].name, strlen(p->s->prompts[k].name)), count);
-        buf_char(p->out, '\n');
-    }
-}
 
 /* ---- positions ---- */
 
@@ -84,9 +15,9 @@ static void show_at(const struct plan *p, int prompt, int width, const char *wha
 {
     const struct bound_prompt *b = &p->jobs->prompts[prompt];
     buf_str(p->out, "  ");
-    pad(p->out, b->prompt->name, width);
+    plan_pad(p->out, b->label, width);
     buf_printf(p->out, "  tokens %4d  ", b->n_tokens);
-    pad(p->out, what, 12);
+    plan_pad(p->out, what, 12);
     buf_printf(p->out, " → %-8s  %s\n", snippet_positions(p->mem, at, n), snippet_at(p->mem, b, at, n));
 }
 
@@ -133,18 +64,21 @@ static void show_edits(const struct plan *p, int first, int width)
 
 static void show_positions(const struct plan *p)
 {
-    int i, width = 0, last = -1;
+    enum { PROMPTS = 100 };
+    int i, width = 0, last = -1, shown = 0;
     for (i = 0; i < p->s->n_prompts; i++) {
-        int w = width_text(p->s->prompts[i].name, strlen(p->s->prompts[i].name));
+        int w = width_text(p->jobs->prompts[i].label, strlen(p->jobs->prompts[i].label));
         if (w > width) width = w;
     }
     buf_str(p->out, "positions\n");
     for (i = 0; i < p->jobs->n; i++) {
         if (p->jobs->jobs[i].prompt == last) continue;
         last = p->jobs->jobs[i].prompt;
+        if (shown++ >= PROMPTS) continue;
         show_spans(p, last, width);
         show_edits(p, i, width);
     }
+    if (shown > PROMPTS) buf_printf(p->out, "  … and %d more prompts\n", shown - PROMPTS);
 }
 
 /* ---- edits in flight ---- */
@@ -287,7 +221,7 @@ static bool *prompts_needed(const struct plan *p)
     int i, k, s;
     for (i = 0; i < p->jobs->n; i++) {
         const struct job *j = &p->jobs->jobs[i];
-        if (!runs(p, i)) continue;
+        if (plan_fate(p, i) != FATE_RUN) continue;
         needed[j->prompt] = true;
         for (k = 0; k < j->n_ops; k++) {
             const struct job_op *op = &j->ops[k];
@@ -318,7 +252,7 @@ static void show_cost(const struct plan *p)
     double kv = 0, recorded = 0;
     for (i = 0; i < p->jobs->n; i++) {
         const struct job *j = &p->jobs->jobs[i];
-        if (!runs(p, i)) continue;
+        if (plan_fate(p, i) != FATE_RUN) continue;
         n_run++;
         n_flight += in_flight(j);
         kv += capture_bytes(p, j);
@@ -329,25 +263,29 @@ static void show_cost(const struct plan *p)
         n_prefill++;
         tokens += p->jobs->prompts[i].n_tokens;
     }
-    buf_printf(p->out, "cost   %d prefill%s, %ld tokens · ", n_prefill, n_prefill == 1 ? "" : "s", tokens);
+    buf_printf(p->out, "cost   %d prefill%s, %ld tokens", n_prefill, n_prefill == 1 ? "" : "s", tokens);
+    if (n_run - n_flight > 1) buf_printf(p->out, ", shared by %d jobs", n_run - n_flight);
+    buf_str(p->out, " · ");
     if (n_flight)
         buf_printf(p->out, "%d job%s with a prefill of %s own · ", n_flight, n_flight == 1 ? "" : "s",
                    n_flight == 1 ? "its" : "their");
     buf_printf(p->out, "decode %d × %d tokens at most · KV to store %s raw", n_run, p->s->decode.max_tokens,
                bytes_text(p->mem, kv));
+    if (kv > 0) buf_printf(p->out, ", %s of it in different chunks", bytes_text(p->mem, plan_unique_bytes(p)));
     if (recorded > 0) buf_printf(p->out, " · activations to store %s raw", bytes_text(p->mem, recorded));
+    if (p->what->db && plan_free_bytes(p->what->db) >= 0)
+        buf_printf(p->out, " · %s free", bytes_text(p->mem, plan_free_bytes(p->what->db)));
     buf_char(p->out, '\n');
     map_free(prefills);
 }
 
-void plan_text(const struct spec *s, const engine *en, const struct jobs *jobs, const bool *reuse, struct buf *out)
+void plan_text(const struct planned *what, struct buf *out)
 {
-    enum { COLUMNS = 6, GRID_PROMPTS = 24 };
-    struct plan p = {s, en, engine_info(en), jobs, reuse, arena_new(), out};
-    int i, shown = s->n_prompts <= GRID_PROMPTS ? s->n_prompts : COLUMNS;
-    show_counts(&p);
-    for (i = 0; i < shown; i += COLUMNS) show_grid(&p, i, i + COLUMNS < shown ? i + COLUMNS - 1 : shown - 1);
-    if (shown < s->n_prompts) buf_printf(out, "  … and the same for %d more prompts\n", s->n_prompts - shown);
+    struct plan p = {what->s, what->en, engine_info(what->en), what->jobs, what, arena_new(), out};
+    plan_counts(&p);
+    plan_grid(&p);
+    plan_sums(&p);
+    if (what->reasons) plan_reasons(&p);
     show_positions(&p);
     show_flight(&p);
     show_hidden(&p);
@@ -438,63 +376,93 @@ static json_t *records_json(const struct job *j)
     return all;
 }
 
-static json_t *job_json(const struct spec *s, const struct jobs *jobs, const bool *reuse, int i)
+static void add_hex(struct buf *out, const uint8_t h[32])
 {
-    const struct job *j = &jobs->jobs[i];
-    json_t *o = json_object(), *axes = json_object(), *ops = json_array();
-    int k;
-    for (k = 0; k < j->n_values; k++) {
-        const struct axis *a = &s->axes[j->values[k].axis];
-        int m;
-        json_object_set_new(axes, a->name, json_string(j->values[k].text));
-        for (m = 0; a->kind == AXIS_ZIP && m < a->n_members; m++)
-            json_object_set_new(axes, a->members[m].full, json_string(a->members[m].values[j->values[k].choice]->text));
-    }
-    for (k = 0; k < j->n_ops; k++) json_array_append_new(ops, op_json(s, jobs, &j->ops[k]));
-    json_object_set_new(o, "label", json_string(j->label));
-    json_object_set_new(o, "key", hex(j->key));
-    json_object_set_new(o, "prompt", json_string(jobs->prompts[j->prompt].prompt->name));
-    json_object_set_new(o, "condition", json_string(j->condition_name));
-    json_object_set_new(o, "axes", axes);
-    json_object_set_new(o, "n_prompt", json_integer(jobs->prompts[j->prompt].n_tokens));
-    json_object_set_new(o, "ops", ops);
-    if (j->n_records) json_object_set_new(o, "records", records_json(j));
-    json_object_set_new(o, "same_as", j->same_as >= 0 ? json_string(jobs->jobs[j->same_as].label) : json_null());
-    json_object_set_new(o, "reuse", json_boolean(reuse && reuse[i]));
-    json_object_set_new(o, "key_json", json_string(j->key_json));
-    return o;
-}
-
-/* Appends v on one line; takes v. */
-static int add_json(struct buf *out, json_t *v, err *e)
-{
-    char *text = v ? json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
-    json_decref(v);
-    if (!text) return err_set(e, ERR_INTERNAL, "the plan could not be written as JSON");
-    buf_str(out, text);
-    free(text);
-    return 0;
-}
-
-int plan_json(const struct spec *s, const engine *en, const struct jobs *jobs, const bool *reuse, struct buf *out, err *e)
-{
-    const struct engine_info *info = engine_info(en);
-    json_t *model =
-        json_pack("{s:s, s:s, s:s}", "path", s->model_path, "name", info->name ? info->name : "", "kv", info->kv_dtype);
+    static const char digits[] = "0123456789abcdef";
+    char s[64];
     int i;
-    json_object_set_new(model, "sha256", hex(info->sha256));
-    buf_str(out, "{\"experiment\":");
-    if (add_json(out, json_string(s->experiment), e)) {
-        json_decref(model);
-        return -1;
+    for (i = 0; i < 32; i++) s[2 * i] = digits[h[i] >> 4], s[2 * i + 1] = digits[h[i] & 15];
+    json_text_string(out, s, 64);
+}
+
+static void add_string(struct buf *out, const char *key, const char *value)
+{
+    buf_printf(out, ",\"%s\":", key);
+    json_text_string(out, value, strlen(value));
+}
+
+static void add_axes(const struct plan *p, const struct job *j, struct buf *out)
+{
+    int k, m;
+    buf_str(out, ",\"axes\":{");
+    for (k = 0; k < j->n_values; k++) {
+        const struct axis *a = &p->s->axes[j->values[k].axis];
+        buf_printf(out, k ? ",\"%s\":" : "\"%s\":", a->name);
+        json_text_string(out, j->values[k].text, strlen(j->values[k].text));
+        for (m = 0; a->kind == AXIS_ZIP && m < a->n_members; m++)
+            add_string(out, a->members[m].full, a->members[m].values[j->values[k].choice]->text);
     }
-    buf_str(out, ",\n\"model\":");
-    if (add_json(out, model, e)) return -1;
-    buf_str(out, ",\n\"jobs\":[");
-    for (i = 0; i < jobs->n; i++) { /* job by job: the tree of a large experiment would take gigabytes */
-        buf_str(out, i ? ",\n" : "\n");
-        if (add_json(out, job_json(s, jobs, reuse, i), e)) return -1;
+    buf_char(out, '}');
+}
+
+/* Appends v; takes it. */
+static void add_json(struct buf *out, json_t *v)
+{
+    if (v) json_text(v, out);
+    json_decref(v);
+}
+
+static void add_job(const struct plan *p, int i, struct buf *out)
+{
+    const struct job *j = &p->jobs->jobs[i];
+    const struct peek *peek = p->what->peek;
+    bool reuse = peek && peek->what[i] == STORED_ANSWER;
+    int k;
+    buf_str(out, "{\"label\":");
+    json_text_string(out, j->label, strlen(j->label));
+    buf_str(out, ",\"key\":");
+    add_hex(out, j->key);
+    add_string(out, "prompt", p->jobs->prompts[j->prompt].prompt->name);
+    add_string(out, "condition", j->condition_name);
+    add_axes(p, j, out);
+    buf_printf(out, ",\"n_prompt\":%d,\"ops\":[", p->jobs->prompts[j->prompt].n_tokens);
+    for (k = 0; k < j->n_ops; k++) {
+        if (k) buf_char(out, ',');
+        add_json(out, op_json(p->s, p->jobs, &j->ops[k]));
+    }
+    buf_char(out, ']');
+    if (j->n_records) buf_str(out, ",\"records\":"), add_json(out, records_json(j));
+    if (j->same_as >= 0)
+        add_string(out, "same_as", p->jobs->jobs[j->same_as].label);
+    else
+        buf_str(out, ",\"same_as\":null");
+    buf_printf(out, ",\"reuse\":%s", reuse ? "true" : "false");
+    add_string(out, "why", plan_why(p, i));
+    if (reuse) add_string(out, "run", peek->runs[peek->run[i]].uuid);
+    if (p->what->only) buf_printf(out, ",\"asked\":%s", p->what->only->asked[i] ? "true" : "false");
+    add_string(out, "key_json", j->key_json);
+    buf_char(out, '}');
+}
+
+void plan_json(const struct planned *what, struct buf *out)
+{
+    const struct spec *s = what->s;
+    const struct engine_info *info = engine_info(what->en);
+    struct plan p = {s, what->en, info, what->jobs, what, arena_new(), out};
+    int i, n = 0;
+    buf_str(out, "{\"experiment\":");
+    json_text_string(out, s->experiment, strlen(s->experiment));
+    buf_str(out, ",\n\"model\":{\"sha256\":");
+    add_hex(out, info->sha256);
+    add_string(out, "path", s->model_path);
+    add_string(out, "name", info->name ? info->name : "");
+    add_string(out, "kv", info->kv_dtype);
+    buf_str(out, "},\n\"jobs\":[");
+    for (i = 0; i < what->jobs->n; i++) {
+        if (plan_fate(&p, i) == FATE_NONE) continue;
+        buf_str(out, n++ ? ",\n" : "\n");
+        add_job(&p, i, out);
     }
     buf_str(out, "\n]}\n");
-    return 0;
+    arena_free(p.mem);
 }

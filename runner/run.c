@@ -122,17 +122,24 @@ void run_close(struct run *r)
 
 int run_plan(struct run *r, err *e)
 {
-    bool *answered = mem_array((size_t)r->jobs->n, sizeof *answered);
+    struct peek peek;
+    struct planned what = {.s = r->spec,
+                           .en = r->en,
+                           .jobs = r->jobs,
+                           .peek = &peek,
+                           .only = r->o->only.n ? &r->only : NULL,
+                           .reasons = r->o->reasons,
+                           .db = r->db};
     struct buf b = {0};
-    int rc = store_peek(r->db, r->jobs, engine_info(r->en)->numerics, answered, e);
-    if (rc == 0 && r->o->json)
-        rc = plan_json(r->spec, r->en, r->jobs, answered, &b, e);
-    else if (rc == 0)
-        plan_text(r->spec, r->en, r->jobs, answered, &b);
+    if (store_peek(r->db, r->jobs, engine_info(r->en)->numerics, &peek, e)) return e->code;
+    if (r->o->json)
+        plan_json(&what, &b);
+    else
+        plan_text(&what, &b);
     if (b.n) fwrite(b.p, 1, b.n, stdout);
     buf_free(&b);
-    free(answered);
-    return rc ? e->code : 0;
+    peek_free(&peek);
+    return 0;
 }
 
 /* ---- running ---- */
@@ -202,19 +209,23 @@ static int writer_room(const struct loop *l)
     return bytes > budget ? 1 : bytes > budget / 32 ? (int)(budget / bytes) : 32;
 }
 
-/* Pages that a job may own in each layer. Those of the prompt are shared, but for the one that an edit writes; a job that is
+/* Pages that a job may own in each layer. Those of the prompt it shares with the other jobs on it, but for the one that an edit
+   writes; a job that is
    edited or recorded in flight feeds its prompt by itself. */
 static int64_t most_pages(const struct loop *l)
 {
     const struct run *r = l->r;
     int64_t most = 0;
-    int i;
+    int *users = mem_array((size_t)r->spec->n_prompts, sizeof *users), i;
+    for (i = 0; i < l->n_pending; i++) users[r->jobs->jobs[l->pending[i]].prompt]++;
     for (i = 0; i < l->n_pending; i++) {
         const struct job *j = &r->jobs->jobs[l->pending[i]];
         int64_t prompt = r->prompts[j->prompt].n_tokens, shared = family_watched(j) ? 0 : prompt / 64;
         int64_t pages = (prompt + r->spec->decode.max_tokens + 63) / 64 - shared + 1;
+        pages += shared / users[j->prompt];
         if (pages > most) most = pages;
     }
+    free(users);
     return most;
 }
 

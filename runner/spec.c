@@ -280,6 +280,7 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
                         MAY("title"),
                         NEEDED("model", "model: { path: $KVRUN_MODELS/FILE.gguf }"),
                         NEEDED("prompts", "prompts: [{ name: hello, text: \"Hello\" }]"),
+                        MAY("files"),
                         MAY("axes"),
                         NEEDED("conditions", "conditions: [{ name: baseline }]"),
                         MAY("exclude"),
@@ -292,7 +293,6 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
                         MAY("run"),
                         MAY("allow"),
                         LATER("report"),
-                        LATER("files"),
                         LATER("datasets"),
                         {0}};
     struct spec *s = &o->s;
@@ -310,6 +310,7 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
     if ((v = spec_field(f, "title"))) spec_text(r, v, "title", &s->title);
     if ((v = spec_field(f, "model"))) read_model(r, s, v);
     if ((v = spec_field(f, "axes"))) spec_axes(r, o, v);
+    if ((v = spec_field(f, "files"))) spec_files(r, o, v);
     if ((v = spec_field(f, "prompts"))) spec_prompts(r, o, v);
     spec_axis_positions(r, o);
     if ((v = spec_field(f, "conditions"))) spec_conditions(r, o, v);
@@ -322,6 +323,7 @@ static void read_root(struct reader *r, struct spec_own *o, const struct node *r
     if ((v = spec_field(f, "metrics"))) spec_metrics(r, s, v);
     if ((v = spec_field(f, "run"))) read_run(r, s, v);
     check_edits(r, o, spec_field(f, "decode"), spec_field(f, "controls"));
+    if (!r->wrong) spec_variants(r, o);
     spec_try_ops(r, o);
 }
 

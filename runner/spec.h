@@ -32,6 +32,8 @@ struct ranges {
 
 /* ---- prompts ---- */
 
+struct axis_value;
+
 /* Text with slots: literal parts and slot references in order. {{{{ is a literal {{. */
 struct piece {
     int slot;         /* index into the prompt's slots, or -1: literal */
@@ -45,9 +47,22 @@ struct template
     struct mark at;
 };
 
+/* Long text around a needle: as much of a file as makes the whole prompt `tokens` tokens long at most. */
+struct haystack {
+    int file;                  /* index into spec->files */
+    int tokens;                /* of the whole prompt, everything counted */
+    float depth;               /* per cent of the text that stands before the needle */
+    int seed;                  /* chooses where in the file the text begins; 0: at its beginning */
+    const char *needle, *text; /* the needle's name, a slot to selectors, and what it says; NULL: there is none */
+    struct mark at;
+    int width;
+};
+
 struct slot {
-    const char *name, *value; /* the value this prompt puts in */
-    struct mark at;           /* of the value */
+    const char *name, *value;         /* the value this prompt puts in */
+    struct mark at;                   /* of the value */
+    const struct haystack *haystack;  /* the value is made when the prompt is bound; NULL: it stands above */
+    const struct node *node, *needle; /* a haystack as written, and its needle's text */
 };
 
 enum prompt_kind { PROMPT_TEXT, PROMPT_CHAT, PROMPT_TOKENS };
@@ -73,6 +88,18 @@ struct prompt {
     int add_bos;        /* 0, 1; -1: the default (decisions.md 6) */
     struct slot *slots; /* (n_slots) */
     int n_slots;
+    int first; /* index of the first prompt of this name: a prompt that depends on axes is one for each of their values */
+    struct axis_value *values; /* (n_values) of the axes it depends on, in declared order; in the label of all its jobs */
+    int n_values;
+    bool idle;  /* exclude removes all of its jobs: it is not bound */
+    bool extra; /* only include has its values */
+};
+
+/* Text of one or more files, read when the spec is. */
+struct text_file {
+    const char *name, *text, *join; /* UTF-8 */
+    size_t len;
+    struct mark at;
 };
 
 /* ---- positions ---- */
@@ -363,8 +390,11 @@ struct spec {
     int year, month, day;                  /* model.date; 0: not given */
     enum kv_type kv;
 
-    struct prompt *prompts; /* (n_prompts) file order */
-    int n_prompts;
+    struct text_file *files; /* (n_files) */
+    int n_files;
+    struct prompt *prompts; /* (n_prompts) the n_written first ones in file order, then the other ones of those that depend on
+                               axes, whose `first` is theirs */
+    int n_prompts, n_written;
     struct axis *axes; /* (n_axes) */
     int n_axes;
     struct condition *conditions; /* (n_conditions) */
@@ -410,6 +440,8 @@ bool spec_zip_means(const struct axis *a, int choice, const char *written);
 /* Whether a value is what is written: the same text, or the same number. */
 bool spec_same_value(const char *value, const char *written);
 
+/* Whether an item of `include` can be a job of this prompt: its values are those that the prompt was made for. */
+bool spec_included(const struct spec *s, const struct sweep *w, const struct prompt *p);
 /* The key of a metric in the spec: "logit_diff". */
 const char *spec_metric_kind(enum metric_kind kind);
 

@@ -93,6 +93,7 @@ void spec_conditions(struct reader *r, struct spec_own *o, const struct node *v)
         read_condition(r, o, v->items[i], i);
         if (o->first_plain < 0 && !o->s.conditions[i].apply) o->first_plain = i;
     }
+    spec_over_prompts(r, o);
 }
 
 /* ---- trial ---- */

@@ -25,7 +25,7 @@ struct names {
 /* The public spec and what later calls of spec_ops look up. */
 struct spec_own {
     struct spec s; /* first: a struct spec * is a struct spec_own * */
-    struct names prompts, axes, conditions, slots;
+    struct names prompts, axes, conditions, slots, files;
     struct names members;         /* of zips, "axis.member": index ZIP_MEMBERS * axis + member */
     const struct node **at_nodes; /* (n_axes) AXIS_POSITIONS: the selector as written */
     bool *prompt_uses;            /* (n_axes) prompts depend on it: a condition may be over it without naming it */
@@ -122,7 +122,14 @@ void spec_try_ops(struct reader *r, struct spec_own *o);                        
 void spec_captures(struct reader *r, struct spec *s, const struct node *v);       /* spec_measure.c */
 void spec_excludes(struct reader *r, struct spec_own *o, const struct node *v);   /* spec_sweep.c */
 void spec_includes(struct reader *r, struct spec_own *o, const struct node *v);   /* spec_sweep.c */
-void spec_metrics(struct reader *r, struct spec *s, const struct node *v);        /* spec_metric.c */
+void spec_files(struct reader *r, struct spec_own *o, const struct node *v);      /* spec_file.c */
+/* spec_haystack.c. A slot's value that is a map: checks its keys, finds the needle's name (NULL: none) and text. */
+bool spec_haystack(struct reader *r, const struct node *v, const struct node **name, const struct node **text);
+/* Adds the axes that prompts depend on to what every condition is over. */
+void spec_over_prompts(struct reader *r, struct spec_own *o);
+/* Makes a prompt of each combination of the axes that haystacks name; all axes and rules are known. */
+void spec_variants(struct reader *r, struct spec_own *o);
+void spec_metrics(struct reader *r, struct spec *s, const struct node *v); /* spec_metric.c */
 /* The conditions that `of` lists; NULL: none are named. */
 void spec_of(struct reader *r, const struct node *of, int **conditions, int *n); /* spec_measure.c */
 /* A position selector; `only`: index of the one prompt it is for, or -1: all, for the sake of `what`. */

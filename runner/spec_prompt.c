@@ -150,11 +150,44 @@ static void read_names(struct reader *r, struct spec_own *o, const struct node *
         p->at = name->at;
         p->add_bos = -1;
         p->other = -1;
+        p->first = (int)(p - o->s.prompts);
         if (en->n == 2) p->other = (int)(en->p - o->s.prompts) + !i;
         if (en->n != 2 && o->unpaired < 0) o->unpaired = (int)(p - o->s.prompts);
         spec_name(r, name, "name", true, reserved_names, &p->name);
         if (*p->name) names_add(&o->prompts, p->name, (int)(p - o->s.prompts), name);
     }
+}
+
+/* A value that is a map: all names share the haystack; needles may be one per name. */
+static void read_haystack(struct reader *r, struct spec_own *o, const struct node *v, int slot, struct entry *en)
+{
+    const struct node *name, *text;
+    const char *word = NULL;
+    for (int i = 0; i < slot; i++)
+        if (en->n && en->p[0].slots[i].node) {
+            spec_wrong(r, v, "E223", "a prompt has one haystack, and slot '%s' is one already", en->slots[i]);
+            return;
+        }
+    if (!spec_haystack(r, v, &name, &text)) return;
+    if (text && text->kind == NODE_LIST && text->n != en->n) {
+        spec_wrong(r, text, "E222", "the needle has %d text%s for %d name%s", text->n, text->n == 1 ? "" : "s", en->n,
+                   en->n == 1 ? "" : "s");
+        return;
+    }
+    for (int i = 0; i < en->n; i++) {
+        struct slot *s = &en->p[i].slots[slot];
+        s->at = v->at;
+        s->node = v;
+        s->needle = text && text->kind == NODE_LIST ? text->items[i] : text;
+        if (s->needle && (i == 0 || text->kind == NODE_LIST)) spec_lint_text(r, s->needle, "text");
+    }
+    if (!name || !spec_name(r, name, "name", true, NULL, &word)) return;
+    for (int k = 0; k < en->n_slots; k++)
+        if (!strcmp(word, en->p[0].slots[k].name)) {
+            spec_wrong(r, name, "E214", "slot '%s' stands twice in this prompt", word);
+            return;
+        }
+    for (int i = 0; i < en->n; i++) names_add(&o->slots, word, (int)(en->p - o->s.prompts) + i, name);
 }
 
 static void read_slot_values(struct reader *r, const struct node *v, const char *name, int slot, struct entry *en)
@@ -194,7 +227,10 @@ static void read_slots(struct reader *r, struct spec_own *o, const struct node *
         en->slots[k] = "";
         en->slot_keys[k] = v->keys[k];
         if (!spec_name(r, v->keys[k], "slot", true, NULL, &en->slots[k])) continue;
-        read_slot_values(r, v->items[k], en->slots[k], k, en);
+        if (v->items[k]->kind == NODE_MAP)
+            read_haystack(r, o, v->items[k], k, en);
+        else
+            read_slot_values(r, v->items[k], en->slots[k], k, en);
         for (int i = 0; i < en->n; i++) names_add(&o->slots, en->slots[k], (int)(en->p - o->s.prompts) + i, v->keys[k]);
     }
 }
@@ -353,7 +389,7 @@ void spec_prompts(struct reader *r, struct spec_own *o, const struct node *v)
         slots = spec_field(f, "slots");
         if (!name || (name->kind == NODE_LIST && !spec_list(r, name, "name"))) continue;
         read_names(r, o, name, &en);
-        o->s.n_prompts = done += en.n;
+        o->s.n_prompts = o->s.n_written = done += en.n;
         if (slots) read_slots(r, o, slots, &en);
         read_content(r, v->items[i], f, &en);
     }

@@ -42,8 +42,10 @@ static void read_nth(struct reader *r, const struct node *v, const char *name, i
 
 static bool has_slot(const struct prompt *p, const char *name)
 {
-    for (int i = 0; i < p->n_slots; i++)
-        if (!strcmp(p->slots[i].name, name)) return true;
+    for (int i = 0; i < p->n_slots; i++) {
+        const struct node *needle = p->slots[i].node ? node_get(node_get(p->slots[i].node, "needle"), "name") : NULL;
+        if (!strcmp(p->slots[i].name, name) || (needle && !strcmp(needle->text, name))) return true;
+    }
     return false;
 }
 
@@ -54,7 +56,7 @@ static void check_slot(struct reader *r, const struct node *v, const char *name,
     const struct spec *s = &o->s;
     int only = w->only, i = only < 0 ? 0 : only;
     if (o->prompts_wrong || spec_find(r, v, "slot", &o->slots, "slot") < 0) return;
-    if (only < 0 ? names_count(&o->slots, name) == s->n_prompts : has_slot(&s->prompts[only], name)) return;
+    if (only < 0 ? names_count(&o->slots, name) == s->n_written : has_slot(&s->prompts[only], name)) return;
     while (only < 0 && !spec_quiet(r) && has_slot(&s->prompts[i], name)) i++;
     spec_wrong(r, spec_put(r, v), "E220", "prompt '%s' has no slot '%s'%s%s%s", s->prompts[i].name, name,
                only < 0 ? ", and the " : "", only < 0 ? w->what : "", only < 0 ? " is for every prompt" : "");

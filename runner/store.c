@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+const char *const store_moments[STORE_MOMENTS] = {"prefill", "edited", "end"};
+
 int store_open(store **out, const char *path, err *e)
 {
     sqlite3 *db;
@@ -35,17 +37,16 @@ void store_close(store *st)
 }
 
 /* Whether the positions of a record are stored with the attempt in each of its layers: 1, 0, or -1: error. */
-static int has_record(store *st, int64_t attempt, const struct job_record *rec, err *e)
+static int has_record(sqlite3 *db, sqlite3_stmt **chunks, int64_t attempt, const struct job_record *rec, err *e)
 {
-    sqlite3_stmt **chunks = &st->stmts[STMT_HAS_CHUNKS];
     int l, i, r = 0;
     for (l = 0; l < rec->n_layers && r == 0; l++) {
         r = db_query(
-            st->db, chunks, e,
+            db, chunks, e,
             "SELECT c.tok_start, c.n_tok FROM kv_capture k JOIN kv_chunk c ON c.capture_id=k.id"
             " WHERE k.attempt_id=? AND k.moment='pass' AND k.complete=1 AND c.layer=? AND c.tensor=? ORDER BY c.tok_start",
             "iis", attempt, (int64_t)rec->layers[l], job_tensor_name(rec->site, rec->layers[l]));
-        for (i = 0; r == 1; r = db_next(st->db, *chunks, e)) {
+        for (i = 0; r == 1; r = db_next(db, *chunks, e)) {
             int64_t first = sqlite3_column_int64(*chunks, 0), end = first + sqlite3_column_int64(*chunks, 1);
             while (i < rec->n_at && rec->at[i] >= first && rec->at[i] < end) i++;
         }
@@ -55,21 +56,20 @@ static int has_record(store *st, int64_t attempt, const struct job_record *rec, 
     return 1;
 }
 
-static int has_records(store *st, int64_t attempt, const struct job *j, err *e)
+int store_has_records(sqlite3 *db, sqlite3_stmt **chunks, int64_t attempt, const struct job *j, err *e)
 {
     int i, r = 1;
-    for (i = 0; i < j->n_records && r == 1; i++) r = has_record(st, attempt, &j->records[i], e);
+    for (i = 0; i < j->n_records && r == 1; i++) r = has_record(db, chunks, attempt, &j->records[i], e);
     return r;
 }
 
 int store_has(store *st, int job, err *e)
 {
-    static const char *const names[] = {"prefill", "edited", "end"};
     const struct job *j = &st->info.jobs->jobs[job];
-    const char *want[3];
+    const char *want[STORE_MOMENTS];
     int i, r, has = 0;
     if (st->info.fresh) return 0;
-    for (i = 0; i < 3; i++) want[i] = j->moments & (MOMENT_PREFILL << i) ? names[i] : NULL;
+    for (i = 0; i < STORE_MOMENTS; i++) want[i] = j->moments & (MOMENT_PREFILL << i) ? store_moments[i] : NULL;
     r = db_query(st->db, &st->stmts[STMT_HAS], e,
                  "WITH has AS (SELECT k.attempt_id, k.moment FROM kv_capture k WHERE k.complete=1)"
                  "SELECT a.id FROM attempt a WHERE a.job_id=?1 AND a.status='done' AND a.numerics=?2"
@@ -78,7 +78,7 @@ int store_has(store *st, int job, err *e)
                  " AND (?5 IS NULL OR EXISTS (SELECT 1 FROM has WHERE attempt_id=a.id AND moment=?5)) ORDER BY a.id DESC",
                  "issss", st->job_ids[job], engine_info(st->info.en)->numerics, want[0], want[1], want[2]);
     while (r == 1 && !has) {
-        has = has_records(st, sqlite3_column_int64(st->stmts[STMT_HAS], 0), j, e);
+        has = store_has_records(st->db, &st->stmts[STMT_HAS_CHUNKS], sqlite3_column_int64(st->stmts[STMT_HAS], 0), j, e);
         if (!has) r = db_next(st->db, st->stmts[STMT_HAS], e);
     }
     if (r == 1) sqlite3_reset(st->stmts[STMT_HAS]);

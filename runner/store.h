@@ -83,8 +83,30 @@ int store_end(store *st, const char *status, int exit_code, err *e);
 
 const char *store_run_uuid(const store *st); /* after store_begin */
 
-/* Which of the jobs (n) the file at path answers under these numerics, captures aside. A missing file answers none. */
-int store_peek(const char *path, const struct jobs *j, const char *numerics, bool *answered, err *e);
+/* What a file has of a job; each is worth more than those above it. */
+enum stored {
+    STORED_NOTHING,
+    STORED_FAILED,    /* attempts that failed */
+    STORED_ELSEWHERE, /* an answer of other numerics */
+    STORED_LESS,      /* an answer without all the captures that are wanted now */
+    STORED_ANSWER,    /* store_has would say 1 */
+};
+
+struct peek {
+    enum stored *what; /* (jobs->n) */
+    int *run;          /* (jobs->n) STORED_ANSWER: index into runs */
+    int *lacks;        /* (jobs->n) STORED_LESS: MOMENT_* that are missing; 0: activations are */
+    struct peek_run {
+        int64_t id;
+        char uuid[37], day[11]; /* day: 2026-11-21, UTC */
+        int n;                  /* jobs whose answer it made */
+    } * runs;                   /* (n_runs) */
+    int n_runs;
+};
+
+/* Reads the file at path; a missing file has nothing. */
+int store_peek(const char *path, const struct jobs *j, const char *numerics, struct peek *out, err *e);
+void peek_free(struct peek *p);
 
 /* For metric*.c and control.c: the connection, the ids and the engine of the current run. */
 struct sqlite3;

@@ -231,12 +231,14 @@ static int put_prompts(struct begin *b, bool known, err *e)
     int i, k;
     for (i = 0; i < b->info->jobs->n_prompts; i++) {
         const struct bound_prompt *p = &b->info->jobs->prompts[i];
+        const char *name = p->prompt->name, *variant = p->label ? p->label + strlen(name) : "";
+        if (p->n_tokens == 0) continue; /* excluded: no job has it */
         b->prompt_ids[i] = put_prompt(b, p, e);
         if (b->prompt_ids[i] < 0) return err_in(e, "prompt '%s'", p->prompt->name);
         if (known) continue;
         b->spec_prompt_ids[i] = db_id(st->db, &b->stmts[BEGIN_SPEC_PROMPT], e,
-                                      "INSERT INTO spec_prompt(spec_id,name,prompt_id) VALUES(?,?,?) RETURNING id", "isi",
-                                      st->spec_id, p->prompt->name, b->prompt_ids[i]);
+                                      "INSERT INTO spec_prompt(spec_id,name,variant,prompt_id) VALUES(?,?,?,?) RETURNING id",
+                                      "issi", st->spec_id, name, variant + (*variant == '/'), b->prompt_ids[i]);
         if (b->spec_prompt_ids[i] < 0) return -1;
         for (k = 0; k < p->n_spans; k++) {
             const struct span *s = &p->spans[k];

@@ -47,6 +47,11 @@ struct store {
     struct buf packed;
 };
 
+enum { STORE_MOMENTS = 3 };
+extern const char *const store_moments[STORE_MOMENTS]; /* in the order of their MOMENT_* bits */
+/* Whether all that the job records is stored with the attempt: 1, 0, or -1. *chunks: a statement kept for the next call. */
+int store_has_records(sqlite3 *db, sqlite3_stmt **chunks, int64_t attempt, const struct job *j, err *e);
+
 int64_t store_now_ms(void);
 /* Puts the token into `token` when it is not there. A model without a tokenizer has no rows there. */
 int store_token(store *st, int id, err *e);

@@ -20,7 +20,7 @@ struct table {
     bool axes;         /* jobs along axes have rows, too */
     struct map *names; /* name of a row -> row */
     const char **rows; /* (n_rows) labels without their prompt */
-    int *columns;      /* (n_prompts) the prompt's column, or -1: it has no job here */
+    int *columns;      /* (n_written) the prompt's column, or -1: it has no job here */
     int n_rows, n_columns;
     struct outcome_cell *cells; /* (n_rows, n_columns) */
 };
@@ -32,17 +32,10 @@ static bool use_colour(const char *colour)
     return isatty(1) && !getenv("NO_COLOR");
 }
 
-/* Index among the spec's prompts; of one that a control made, that of the prompt it was made from. */
-static int prompt_of(const struct table *t, int job)
-{
-    const struct job *j = &t->j->jobs[job];
-    return j->prompt < t->s->n_prompts ? j->prompt : t->j->jobs[j->control_of].prompt;
-}
-
 /* What follows the prompt's name in a label. */
 static const char *row_name(const struct table *t, int job)
 {
-    return t->j->jobs[job].label + strlen(t->s->prompts[prompt_of(t, job)].name) + 1;
+    return t->j->jobs[job].label + strlen(t->s->prompts[job_spec_prompt(t->s, t->j, job)].name) + 1;
 }
 
 static bool has_row(const struct table *t, int job)
@@ -67,11 +60,11 @@ static void lay_out(struct table *t)
         lay_out(t);
         return;
     }
-    t->columns = arena_array(t->mem, (size_t)t->s->n_prompts, sizeof *t->columns);
-    for (p = 0; p < t->s->n_prompts; p++) t->columns[p] = -1;
+    t->columns = arena_array(t->mem, (size_t)t->s->n_written, sizeof *t->columns);
+    for (p = 0; p < t->s->n_written; p++) t->columns[p] = -1;
     for (i = 0; i < t->j->n; i++)
-        if (has_row(t, i)) t->columns[prompt_of(t, i)] = 0;
-    for (p = 0; p < t->s->n_prompts; p++)
+        if (has_row(t, i)) t->columns[job_spec_prompt(t->s, t->j, i)] = 0;
+    for (p = 0; p < t->s->n_written; p++)
         if (t->columns[p] == 0) t->columns[p] = t->n_columns++;
     t->cells = arena_array(t->mem, (size_t)t->n_rows * (size_t)t->n_columns, sizeof *t->cells);
 }
@@ -113,7 +106,7 @@ static int fill(struct table *t, store *st, err *e)
         struct outcome_cell *row;
         if (!has_row(t, i)) continue;
         row = t->cells + (size_t)map_get(t->names, name, strlen(name)) * (size_t)t->n_columns;
-        if (read_cell(find, t, job->label, &row[t->columns[prompt_of(t, i)]], e)) goto out;
+        if (read_cell(find, t, job->label, &row[t->columns[job_spec_prompt(t->s, t->j, i)]], e)) goto out;
     }
     rc = 0;
 out:
@@ -150,7 +143,7 @@ int table_outcome(const struct spec *s, const struct jobs *j, const bool *shown,
     groups = arena_array(t.mem, (size_t)t.n_columns, sizeof *groups);
     rc = fill(&t, st, e);
     if (rc == 0) {
-        for (i = 0; i < s->n_prompts; i++) {
+        for (i = 0; i < s->n_written; i++) {
             int other = s->prompts[i].other, c = t.columns[i];
             if (c < 0) continue;
             columns[c] = s->prompts[i].name;

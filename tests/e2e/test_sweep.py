@@ -1,7 +1,7 @@
 """Sweeps as a user meets them: axes, exclude, include, -s, --only, and a plan of a hundred thousand jobs."""
 import json
 import os
-import resource
+import sqlite3
 import subprocess
 
 import pytest
@@ -85,7 +85,8 @@ def test_a_window_is_the_layers_it_says(sweep, tmp_path):
 def test_set_stands_over_the_file_and_is_part_of_the_spec(sweep, tmp_path):
     db = tmp_path / "r.db"
     run(sweep, "--db", db, "-q")
-    assert "a/places/pos=5/by=0.7" in labels(sweep, "--set", "axes.by=[0.7]", "--set=exclude=[{when: {prompt: b}, why: x}]")
+    cut = labels(sweep, "--set", "axes.by=[0.7]", "--set=exclude=[{when: {prompt: b}, why: x}]")
+    assert any(v.endswith("/by=0.7") for v in cut) and {v[0] for v in cut if "by=2" not in v} == {"a"}
     run(sweep, "--db", db, "-q", "-s", "decode.max_tokens=6", "-s", "conditions.1.name=wide")
     specs = sql(db, "SELECT identity_json, source_yaml FROM spec ORDER BY id")
     assert [s["source_yaml"] for s in specs] == [sweep.read_text()] * 2
@@ -114,8 +115,112 @@ def test_only_runs_what_is_asked_for_and_what_that_needs(sweep, tmp_path):
     assert fingerprint(db) == fingerprint(whole)
 
 
+def test_only_computes_donors_and_whatever_numbers_are_made_of(tiny, tmp_path):
+    spec, db = tmp_path / "needs.yaml", tmp_path / "r.db"
+    spec.write_text(f"""\
+kvrun: 1
+experiment: needs
+model: {{ path: {tiny} }}
+prompts:
+  - {{ name: [a, b], slots: {{ city: [SF, NY] }}, text: "I am flying to {{{{city}}}} next week. Which city?" }}
+conditions:
+  - name: baseline
+  - name: zero
+    apply: [{{ op: zero, layers: all, at: {{ slot: city }}, when: finished_cache }}]
+  - name: from_zero
+    apply:
+      - {{ op: transplant, layers: all, at: {{ slot: city }}, from: {{ prompt: other, condition: zero }}, when: finished_cache }}
+  - name: alone
+    apply: [{{ op: scale, by: 2, layers: all, at: {{ slot: city }}, when: finished_cache }}]
+decode: {{ max_tokens: 4, stop: none, after_edit: rerun_last }}
+metrics:
+  - {{ name: lead, logit_diff: [" SF", " NY"] }}
+  - {{ name: back, recovery: lead, clean: {{ condition: baseline }}, corrupt: {{ prompt: other, condition: baseline }} }}
+""")
+    run(spec, "--db", db, "-q", "--only", "a/from_zero")
+    assert {r["label"] for r in sql(db, "SELECT label FROM v_result")} == {"a/from_zero", "b/zero", "a/baseline", "b/baseline"}
+    assert sql(db, "SELECT count(*) AS n FROM v_metric WHERE metric = 'back' AND label = 'a/from_zero'")[0]["n"] == 1
+
+
 def test_only_that_matches_nothing_says_what_there_is(sweep):
     words = run(sweep, "--only", "b/window/*", check=2).stderr
     assert "--only 'b/window/*': no job has such a label" in words
     assert "b/windows/window=0" in run("plan", sweep, "--only", "b/windws/window=0/edit=key", check=2).stderr
     assert "a/baseline" in run("plan", sweep, "--only", "zzzzzzzz", check=2).stderr
+
+
+def test_the_plan_counts_captures_and_why_jobs_run(sweep, tmp_path):
+    db = tmp_path / "r.db"
+    new = run("plan", sweep, "--db", db, "--reasons").stdout
+    size = {"kB": 1e3, "MB": 1e6}
+    words = new.split("KV to store ")[1].split()
+    raw, different = float(words[0]) * size[words[1]], float(words[3]) * size[words[4]]
+    assert "run       25\n" in new and "shared by 25 jobs" in new and "GB free" in new
+    assert "-2 (the first prompt is enough), +1 include = 8 jobs" in new
+    run(sweep, "--db", db, "-q")
+    one = sql(db, "SELECT sum(raw_bytes) AS raw, (SELECT sum(raw_bytes) FROM (SELECT DISTINCT blob_id, raw_bytes FROM v_kv)) AS once FROM v_kv")[0]
+    assert abs(one["raw"] - raw) < 1000 and 0.6 * different <= one["once"] <= different + 1000
+    again = run("plan", sweep, "--db", db, "--reasons").stdout
+    uuid = sql(db, "SELECT uuid FROM run")[0]["uuid"]
+    assert f"reuse     25  answers are in the database: 25 from run {uuid[:8]}" in again
+    more = run("plan", sweep, "--db", db, "--reasons", "-s", "capture.kv=[{of: [fewer, baseline], moments: [edited, end]}]").stdout
+    assert "run        5  3 need capture end · 2 need capture edited end" in more
+    states = {j["label"]: (j["reuse"], j["why"]) for j in json.loads(
+        run("plan", sweep, "--db", db, "--json", "-s", "capture.kv=[{of: [fewer], moments: [end]}]").stdout)["jobs"]}
+    assert states["a/fewer/pos=4"] == (False, "needs capture end") and states["a/baseline"] == (True, "stored")
+    done = run(sweep, "--db", db, "-s", "capture.kv=[{of: [fewer], moments: [end]}]")
+    assert "3 to run, 22 stored" in done.stderr
+    con = sqlite3.connect(db)
+    job = "(SELECT job_id FROM spec_job WHERE label = '%s')"
+    con.execute("UPDATE attempt SET numerics = 'n0:old' WHERE job_id IN " + job % "a/baseline")
+    con.execute("UPDATE attempt SET status = 'failed', error_code = 1, error_message = 'x' WHERE job_id IN " + job % "b/baseline")
+    con.commit()
+    con.close()
+    assert "run        2  1 answered under other numerics · 1 failed before" in run("plan", sweep, "--db", db).stdout
+
+
+BIG = """\
+kvrun: 1
+experiment: big
+model: {{ path: {model} }}
+prompts:
+  - name: [a, b]
+    slots: {{ city: [SF, NY] }}
+    text: "I am flying to {{{{city}}}} next week. Which city? And then something of twenty five words or so, that we know and hear."
+axes:
+  layer: {{ layers: all }}
+  tensor: [k, v, kv]
+  pos: {{ from: 0, to: 24 }}
+  by: {{ from: 0, to: 2.2, step: 0.01 }}
+conditions:
+  - name: baseline
+  - name: scale
+    over: [layer, tensor, pos, by]
+    apply: [{{ op: scale, by: $by, tensor: $tensor, layers: [$layer], at: {{ tokens: [$pos] }}, when: finished_cache }}]
+exclude: [{{ when: {{ by: 1, tensor: kv }}, why: that is the baseline }}]
+decode: {{ max_tokens: 1, stop: none, after_edit: rerun_last }}
+allow: [W107]
+"""
+
+
+def cost(*args):
+    """Standard output, seconds of CPU and peak memory in bytes of one process."""
+    p = subprocess.Popen([KVRUN, *map(str, args)], stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "KVRUN_MODELS": str(MODELS)})
+    out = p.stdout.read()
+    _, status, used = os.wait4(p.pid, 0)
+    p.returncode = os.waitstatus_to_exitcode(status)
+    assert p.returncode == 0
+    return out, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+
+
+def test_a_hundred_thousand_jobs_are_planned_in_seconds(tiny, tmp_path):
+    spec = tmp_path / "big.yaml"
+    spec.write_text(BIG.format(model=tiny))
+    for args in ([], ["--json"]):
+        out, seconds, peak = cost("plan", spec, "--db", tmp_path / "none.db", *args)
+        print(f"{args}: {seconds:.2f} s of CPU, {peak / 1e6:.0f} MB")
+        assert seconds < 4 and peak < 1e9  # about 1 s on a quiet machine
+        if args:
+            assert len(json.loads(out)["jobs"]) == 2 + 2 * 3 * 25 * (3 * 221 - 1)
+        else:
+            assert b"= 99450, -150 (that is the baseline) = 99300 jobs" in out

@@ -3,6 +3,7 @@
 
 #include "bound.h"
 
+#include "../../runner/json_text.h"
 #include "../../runner/plan.h"
 #include "../../runner/tokens.h"
 
@@ -43,7 +44,7 @@ static void the_plan_shows_jobs_positions_and_cost(void **state)
 {
     (void)state;
     bound_good(&b, needle);
-    plan_text(b.s, &fake, b.j, NULL, &out);
+    plan_text(&(struct planned){.s = b.s, .en = &fake, .jobs = b.j}, &out);
     /* 2 baselines x (12 tokens at prefill + 22 at the end) x 2048 bytes = 139264 */
     assert_string_equal(out.p, "needle: 10 jobs\n"
                                "  run        8\n"
@@ -59,27 +60,39 @@ static void the_plan_shows_jobs_positions_and_cost(void **state)
                                "  sf  tokens   13  edited       → 0, 2..3   [User]|:|[ I]|[ am]| flying| to| San| …\n"
                                "  ny  tokens   13  slot city    → 6..7      … flying| to|[ New]|[ York]| city|.|\\n| …\n"
                                "  ny  tokens   13  edited       → 0, 2..3   [User]|:|[ I]|[ am]| flying| to| New| …\n"
-                               "cost   2 prefills, 26 tokens · decode 8 × 10 tokens at most · KV to store 139 kB raw\n");
+                               "cost   2 prefills, 26 tokens, shared by 8 jobs · decode 8 × 10 tokens at most · KV to store "
+                               "139 kB raw, 139 kB of it in different chunks\n");
 }
 
 static void stored_answers_are_taken_off_the_plan(void **state)
 {
-    bool reuse[10] = {true, false, true};
+    enum stored what[10] = {STORED_ANSWER, STORED_ANSWER, STORED_ANSWER,    STORED_LESS,  STORED_LESS,
+                            STORED_ANSWER, STORED_ANSWER, STORED_ELSEWHERE, STORED_FAILED};
+    int run[10] = {0, 0, 1, 0, 0, 1, 1}, lacks[10] = {0, 0, 0, MOMENT_END | MOMENT_PREFILL};
+    struct peek_run runs[2] = {{.uuid = "0193a7c2-1", .day = "2026-11-20"}, {.uuid = "0193b000-2", .day = "2026-11-21"}};
+    struct peek peek = {what, run, lacks, runs, 2};
     (void)state;
     bound_good(&b, needle);
     assert_int_equal(b.j->n, 10);
-    plan_text(b.s, &fake, b.j, reuse, &out);
-    assert_non_null(strstr(out.p, "  run        6\n  reuse      2  answers are in the database\n  same       2"));
-    assert_non_null(strstr(out.p, "decode 6 × 10 tokens at most"));
+    plan_text(&(struct planned){.s = b.s, .en = &fake, .jobs = b.j, .peek = &peek, .reasons = true}, &out);
+    assert_non_null(strstr(
+        out.p,
+        "  run        5  1 new · 1 needs capture of activations · 1 needs capture prefill end · 1 answered under other "
+        "numerics · 1 failed before\n"
+        "  reuse      3  answers are in the database: 2 from run 0193b000 (2026-11-21), 1 from run 0193a7c2 (2026-11-20)\n"
+        "  same       2"));
+    assert_non_null(strstr(out.p, "why            run   reuse    same\n"
+                                  "  baseline       0       2       0\n"
+                                  "  again          0       0       2\n"));
+    assert_non_null(strstr(out.p, "decode 5 × 10 tokens at most"));
 }
 
 static void the_plan_as_json_holds_every_job_resolved(void **state)
 {
     json_t *v, *job, *op, *from;
-    err e = {0};
     (void)state;
     bound_good(&b, needle);
-    assert_int_equal(plan_json(b.s, &fake, b.j, NULL, &out, &e), 0);
+    plan_json(&(struct planned){.s = b.s, .en = &fake, .jobs = b.j}, &out);
     v = json_loads(out.p, 0, NULL);
     assert_non_null(v);
     assert_string_equal(json_string_value(json_object_get(v, "experiment")), "needle");
@@ -118,10 +131,9 @@ static const char flight[] =
 static void the_plan_tells_edits_in_flight_and_what_is_recorded(void **state)
 {
     json_t *v, *job, *op;
-    err e = {0};
     (void)state;
     bound_good(&b, flight);
-    plan_text(b.s, &fake, b.j, NULL, &out);
+    plan_text(&(struct planned){.s = b.s, .en = &fake, .jobs = b.j}, &out);
     /* 4 jobs record (2 + 1) vectors of 16 and one of 1000 numbers: 4 * 1048 * 4 bytes */
     assert_non_null(strstr(out.p, "edits in flight\n"
                                   "  sf/zero  zero v  layers 0..1  heads 1  at 3\n"
@@ -137,7 +149,7 @@ static void the_plan_tells_edits_in_flight_and_what_is_recorded(void **state)
                            "cost   2 prefills, 14 tokens · 8 jobs with a prefill of their own · decode 8 × 10 tokens at most "
                            "· KV to store 0 kB raw · activations to store 17 kB raw\n"));
     out.n = 0;
-    assert_int_equal(plan_json(b.s, &fake, b.j, NULL, &out, &e), 0);
+    plan_json(&(struct planned){.s = b.s, .en = &fake, .jobs = b.j}, &out);
     v = json_loads(out.p, 0, NULL);
     job = json_array_get(json_object_get(v, "jobs"), 3);
     op = json_array_get(json_object_get(job, "ops"), 0);
@@ -152,6 +164,52 @@ static void the_plan_tells_edits_in_flight_and_what_is_recorded(void **state)
     job = json_array_get(json_object_get(v, "jobs"), 0);
     assert_int_equal(json_array_size(json_object_get(job, "records")), 3);
     json_decref(v);
+}
+
+/* A tree with all that JSON has, made of a seeded row of numbers. */
+static json_t *some_tree(unsigned *seed, int depth)
+{
+    static const char *const texts[] = {"", "a", "B\"\\/", "\b\f\n\r\t\x01\x1f\x7f", "naïve 東京 🙂", "key", "zz", "z"};
+    unsigned r = (*seed = *seed * 1103515245u + 12345u) >> 16;
+    json_t *v;
+    int i, n = (int)(r >> 4) % 40;
+    switch (depth ? r % 9 : r % 7) {
+    case 0: return json_null();
+    case 1: return json_true();
+    case 2: return json_false();
+    case 3: return json_integer((json_int_t)r * (r % 2 ? -1 : 1) << (r % 40));
+    case 4: return json_real((double)r / 7 * (r % 2 ? -1e-9 : 1e12));
+    case 5: return json_integer(r % 2 ? INT64_MIN : INT64_MAX);
+    case 6: return json_string(texts[r / 8 % 8]);
+    case 7:
+        v = json_array();
+        for (i = 0; i < n; i++) json_array_append_new(v, some_tree(seed, depth - 1));
+        return v;
+    default:
+        v = json_object();
+        for (i = 0; i < n; i++) {
+            char key[64];
+            snprintf(key, sizeof key, "%s%u", texts[*seed / 3 % 8], *seed % 97);
+            json_object_set_new(v, key, some_tree(seed, depth - 1));
+        }
+        return v;
+    }
+}
+
+static void json_is_written_as_jansson_writes_it(void **state)
+{
+    unsigned seed = 1;
+    int i;
+    (void)state;
+    for (i = 0; i < 300; i++) {
+        json_t *v = some_tree(&seed, 3);
+        char *want = json_dumps(v, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY);
+        out.n = 0;
+        json_text(v, &out);
+        assert_string_equal(out.p, want);
+        free(want);
+        json_decref(v);
+    }
 }
 
 static void tokens_show_text_bytes_and_slots(void **state)
@@ -184,7 +242,7 @@ static void tokens_as_json_replace_what_is_no_utf8(void **state)
     fake.info.add_bos = true;
     bound_good(&b, "kvrun: 1\nexperiment: x\nmodel: { path: fake.gguf }\nprompts:\n  - { name: a, text: \"Hi \\u00e9\\n\" }\n"
                    "conditions: [{ name: baseline }]\ndecode: { greedy: true }\n");
-    assert_int_equal(tokens_json(&b.p[0], &fake, &out, &e), 0);
+    assert_int_equal(tokens_json(NULL, &b.p[0], &fake, &out, &e), 0);
     assert_string_equal(
         out.p, "{\"text\": \"Hi é\\n\", \"tokens\": [{\"id\": 0, \"text\": \"<|bos|>\", \"start\": 0, \"end\": 0}, {\"id\": 3, "
                "\"text\": \"Hi\", \"start\": 0, \"end\": 2}, {\"id\": 4, \"text\": \" �\", \"start\": 2, \"end\": 4}, {\"id\": "
@@ -198,6 +256,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(stored_answers_are_taken_off_the_plan, setup, teardown),
         cmocka_unit_test_setup_teardown(the_plan_as_json_holds_every_job_resolved, setup, teardown),
         cmocka_unit_test_setup_teardown(the_plan_tells_edits_in_flight_and_what_is_recorded, setup, teardown),
+        cmocka_unit_test_setup_teardown(json_is_written_as_jansson_writes_it, setup, teardown),
         cmocka_unit_test_setup_teardown(tokens_show_text_bytes_and_slots, setup, teardown),
         cmocka_unit_test_setup_teardown(tokens_as_json_replace_what_is_no_utf8, setup, teardown),
     };
