@@ -216,11 +216,11 @@ static int64_t most_pages(const struct loop *l)
 {
     const struct run *r = l->r;
     int64_t most = 0;
-    int *users = mem_array((size_t)r->spec->n_prompts, sizeof *users), i;
+    int *users = mem_array((size_t)r->jobs->n_prompts, sizeof *users), i;
     for (i = 0; i < l->n_pending; i++) users[r->jobs->jobs[l->pending[i]].prompt]++;
     for (i = 0; i < l->n_pending; i++) {
         const struct job *j = &r->jobs->jobs[l->pending[i]];
-        int64_t prompt = r->prompts[j->prompt].n_tokens, shared = family_watched(j) ? 0 : prompt / 64;
+        int64_t prompt = r->jobs->prompts[j->prompt].n_tokens, shared = family_watched(j) ? 0 : prompt / 64;
         int64_t pages = (prompt + r->spec->decode.max_tokens + 63) / 64 - shared + 1;
         pages += shared / users[j->prompt];
         if (pages > most) most = pages;
