@@ -152,7 +152,7 @@ char *arena_printf(arena *a, const char *fmt, ...)
 
 /* ---- text ---- */
 
-static void buf_room(struct buf *b, size_t more)
+void buf_room(struct buf *b, size_t more)
 {
     size_t need, cap;
     if (more > SIZE_MAX - 1 - b->n) mem_check(NULL, SIZE_MAX);

@@ -57,6 +57,7 @@ struct buf {
     char *p;
     size_t n, cap;
 };
+void buf_room(struct buf *b, size_t more); /* `more` bytes and the NUL fit behind n without moving */
 void buf_add(struct buf *b, const void *bytes, size_t n);
 void buf_str(struct buf *b, const char *s);
 void buf_char(struct buf *b, char c);

@@ -167,6 +167,16 @@ static int resolve_steps(struct expand *x, const struct op *op, struct job_op *o
     return -1;
 }
 
+/* Keys of learned positions carry no rotation that could be turned back. */
+static int check_compact(const struct expand *x, const struct op *op)
+{
+    if (!op->compact || op->when != WHEN_FINISHED_CACHE || x->info->rope_base > 0) return 0;
+    diag_add(x->d, DIAG_ERROR, "E398", op->at, 1,
+             "compact_rerotate: %s has learned positions; keys in its cache cannot be turned to others", x->model);
+    diag_help(x->d, "help: position_policy: keep_holes, or when: prefill, where the tokens behind get their positions anew");
+    return -1;
+}
+
 static int resolve_own(struct expand *x, int prompt, const struct op *op, struct job_op *out)
 {
     switch (op->op) {
@@ -193,7 +203,7 @@ int job_op_resolve(struct expand *x, int prompt, const struct op *op, struct job
                            .bits = op->bits,
                            .per_channel = op->per_channel,
                            .compact = op->compact};
-    if (resolve_steps(x, op, out)) rc = -1;
+    if (resolve_steps(x, op, out) || check_compact(x, op)) rc = -1;
     if (rc == 0 && resolve_places(x, prompt, op, out)) rc = -1;
     if (resolve_layers(x, op, out)) rc = -1;
     if (resolve_heads(x, op, out)) rc = -1;

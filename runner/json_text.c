@@ -1,6 +1,7 @@
 /* json_text.c: see json_text.h. */
 #include "json_text.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,19 +24,31 @@ static const char *escape_of(unsigned char c, char text[8])
     return text;
 }
 
+/* What stands in a string as it is. */
+static bool is_plain(unsigned char c)
+{
+    return c >= 0x20 && c != '"' && c != '\\';
+}
+
 void json_text_string(struct buf *out, const char *s, size_t n)
 {
-    size_t i, from = 0;
-    char text[8];
+    enum { PART = 1024, WORST = 6 };
+    const char *end = s + n;
+    char text[8], *to;
     buf_char(out, '"');
-    for (i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)s[i];
-        if (c >= 0x20 && c != '"' && c != '\\') continue;
-        buf_add(out, s + from, i - from);
-        buf_str(out, escape_of(c, text));
-        from = i + 1;
+    while (s < end) {
+        const char *stop = end - s > PART ? s + PART : end;
+        buf_room(out, (size_t)(stop - s) * WORST);
+        for (to = out->p + out->n; s < stop; s++) {
+            const char *escape;
+            if (is_plain((unsigned char)*s)) {
+                *to++ = *s;
+                continue;
+            }
+            for (escape = escape_of((unsigned char)*s, text); *escape;) *to++ = *escape++;
+        }
+        out->n = (size_t)(to - out->p);
     }
-    buf_add(out, s + from, n - from);
     buf_char(out, '"');
 }
 

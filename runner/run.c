@@ -319,13 +319,15 @@ static void on_step(void *arg, int step)
 static int prepare(struct loop *l, const int *list, int n, struct finished **f)
 {
     int i, kept = 0;
+    for (i = 0; i < n; i++) f[i] = mem_alloc(sizeof **f);
+    family_fork_all(l->fam, list, n, f);
     for (i = 0; i < n; i++) {
-        struct finished *one = mem_alloc(sizeof *one);
-        if (family_fork(l->fam, list[i], one, &one->error)) {
+        struct finished *one = f[i];
+        if (one->error.code) {
             one->row.stop = GEN_STOP_FAILED;
             one->row.error = one->error;
+            family_done(l->fam, one);
             job_finish(l, one, 0);
-            family_done(l->fam, list[i]);
             writer_put(l->w, one);
         } else {
             f[kept++] = one;
@@ -343,7 +345,7 @@ static int run_batch(struct loop *l, const int *list, int n, err *e)
     struct step_arg arg = {l, 0};
     struct gen_opts go = {.max_tokens = r->spec->decode.max_tokens, .on_step = on_step, .arg = &arg, .cancel = signals_flag()};
     int64_t before;
-    int i, job, rc;
+    int i, rc;
     if (r->spec->decode.stop_eos) {
         go.stop = engine_info(r->en)->stop;
         go.n_stop = engine_info(r->en)->n_stop;
@@ -355,12 +357,12 @@ static int run_batch(struct loop *l, const int *list, int n, err *e)
     for (i = 0; i < n; i++) {
         f[i]->row = rows[i];
         if (rc) {
+            family_done(l->fam, f[i]);
             writer_drop(f[i]);
             continue;
         }
-        job = f[i]->result.job;
         job_finish(l, f[i], (progress_now_ms() - before) * 1000 / n);
-        family_done(l->fam, job);
+        family_done(l->fam, f[i]);
         writer_put(l->w, f[i]);
     }
     free(f);

@@ -152,7 +152,7 @@ bool spec_map(struct reader *r, const struct node *v, const char *what, struct f
     for (int i = 0; i < v->n; i++) {
         const struct node *k = v->keys[i];
         struct field *g = f;
-        while (g->key && strcmp(g->key, k->text)) g++;
+        while (g->key && (g->key[0] != k->text[0] || strcmp(g->key, k->text))) g++;
         if (!g->key) {
             unknown_key(r, k, what, f);
         } else if (g->flags & FIELD_LATER) {
@@ -169,7 +169,7 @@ bool spec_map(struct reader *r, const struct node *v, const char *what, struct f
 
 const struct node *spec_field(const struct field *f, const char *key)
 {
-    while (strcmp(f->key, key)) f++;
+    while (f->key[0] != key[0] || strcmp(f->key, key)) f++;
     return f->v;
 }
 
