@@ -434,7 +434,7 @@ static void evicted_tokens_do_not_count(void **state)
     fix_job[3] = was;
     assert_string_equal(all(st, "SELECT CAST(value AS int) FROM v_metric ORDER BY label"), "2304 1664");
     assert_string_equal(all(st, "SELECT CAST(value AS int) FROM v_metric_part WHERE label='sf/baseline' AND layer=0"),
-                        "384 384 1024 128");
+                        "384 384 512 64");
     /* layer 0: 2 of head 0, 2 more of each by the score, 1 new token of each; layer 2: 2 of head 0 */
     assert_string_equal(
         all(st, "SELECT CAST(value/32 AS int) FROM v_metric_part WHERE label='sf/transplant' AND tensor='k' ORDER BY layer"),
