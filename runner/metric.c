@@ -56,7 +56,7 @@ static int load_newest(struct computing *c, err *e)
 
 int metric_partner(struct computing *c, const struct metric *m, int job)
 {
-    int other = partner_of(c->partners, job, c->j->prompts[c->j->jobs[job].prompt].prompt->name, m->against);
+    int other = partner_of(c->partners, job, c->j->jobs[job].prompt, m->against);
     return other >= 0 && c->newest[other].attempt ? other : -1;
 }
 

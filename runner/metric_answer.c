@@ -59,11 +59,10 @@ int metric_answers(struct computing *c, int metric, err *e)
 
 static int place(struct computing *c, const struct metric_place *p, int job)
 {
-    const struct prompt *own = c->j->prompts[c->j->jobs[job].prompt].prompt;
-    if (p->other && own->other < 0) return -1;
-    if (p->other) own = &c->s->prompts[own->other];
-    if (p->prompt >= 0) own = &c->s->prompts[p->prompt];
-    return partner_of(c->partners, job, own->name, p->condition);
+    int prompt = c->j->jobs[job].prompt;
+    if (p->other) prompt = c->j->prompts[prompt].prompt->other;
+    if (p->prompt >= 0) prompt = p->prompt;
+    return prompt < 0 ? -1 : partner_of(c->partners, job, prompt, p->condition);
 }
 
 /* 1: *out is the other metric's value of this job's newest answer, 0: there is none, -1. */

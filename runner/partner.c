@@ -24,9 +24,9 @@ static void add_int(struct buf *b, int v)
     buf_add(b, &v, sizeof v);
 }
 
-static const char *prompt_of(const struct partners *p, const struct job *j)
+static const char *name_of(const struct partners *p, int prompt)
 {
-    return p->jobs->prompts[j->prompt].prompt->name;
+    return p->jobs->prompts[prompt].prompt->name;
 }
 
 /* The first job of a condition on a prompt; `put`: this one, unless there is one. */
@@ -48,7 +48,7 @@ struct partners *partner_new(const struct spec *s, const struct jobs *jobs)
     p->made = map_new();
     p->first = map_new();
     for (i = 0; i < jobs->n; i++)
-        if (jobs->jobs[i].condition >= 0) first_of(p, jobs->jobs[i].condition, prompt_of(p, &jobs->jobs[i]), i);
+        if (jobs->jobs[i].condition >= 0) first_of(p, jobs->jobs[i].condition, name_of(p, jobs->jobs[i].prompt), i);
     return p;
 }
 
@@ -98,20 +98,21 @@ static void enter(struct partners *p, int condition, const struct job *of)
     for (i = 0; i < p->jobs->n; i++) {
         const struct job *x = &p->jobs->jobs[i];
         if (x->condition != condition) continue;
-        make_key(p, condition, prompt_of(p, x), x, of, x);
+        make_key(p, condition, name_of(p, x->prompt), x, of, x);
         map_put(p->index, p->key.p, p->key.n, i);
     }
 }
 
-int partner_of(struct partners *p, int job, const char *prompt, int condition)
+int partner_of(struct partners *p, int job, int prompt, int condition)
 {
     const struct job *of = &p->jobs->jobs[job];
+    const char *name = name_of(p, prompt);
     int first, found;
     if (condition < 0) return -1;
-    first = first_of(p, condition, prompt, NONE); /* one that is not there is entered as that */
+    first = first_of(p, condition, name, NONE); /* one that is not there is entered as that */
     if (first < 0 || first == NONE) return -1;
     enter(p, condition, of);
-    make_key(p, condition, prompt, of, of, &p->jobs->jobs[first]);
+    make_key(p, condition, name, of, of, &p->jobs->jobs[first]);
     found = map_put(p->index, p->key.p, p->key.n, NONE);
     return found < 0 || found == NONE ? -1 : found;
 }
