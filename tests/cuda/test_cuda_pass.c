@@ -13,14 +13,16 @@ struct side {
     struct kv_page page[ROWS][L][PAGES];
     struct kv_page *table[ROWS][L][PAGES], **layers[ROWS][L];
     struct kv_page *const *const *row_pages[ROWS];
-    int slot[ROWS], replays;
+    int slot[ROWS], replays, n_host;
+    void *host[1 + 4 * L];
     struct rows r;
 };
 
 static struct mat weights(struct side *s, int rows, int cols)
 {
     struct mat w = random_mat(DTYPE_F32, rows, cols);
-    w.data = s->k->weights(w.data, mat_row_bytes(&w) * (size_t)rows); /* the host's is kept: the CPU borrows it */
+    s->host[s->n_host++] = (void *)w.data; /* the CPU borrows it */
+    w.data = s->k->weights(w.data, mat_row_bytes(&w) * (size_t)rows);
     assert_non_null(w.data);
     return w;
 }
@@ -77,6 +79,7 @@ static void side_free(struct side *s)
                 s->k->release(s->page[b][l][p].v);
                 free(s->page[b][l][p].hidden);
             }
+    for (int i = 0; i < s->n_host; i++) free(s->host[i]);
     free(s);
 }
 
