@@ -76,11 +76,10 @@ static void need(struct needs *x, int job, bool measured)
 /* The job that a recovery of this one is measured by. */
 static int place_of(struct needs *x, const struct metric_place *p, int job)
 {
-    const struct prompt *own = x->jobs->prompts[x->jobs->jobs[job].prompt].prompt;
-    if (p->other && own->other < 0) return -1;
-    if (p->other) own = &x->s->prompts[own->other];
-    if (p->prompt >= 0) own = &x->s->prompts[p->prompt];
-    return partner_of(x->partners, job, own->name, p->condition);
+    int prompt = x->jobs->jobs[job].prompt;
+    if (p->other) prompt = x->jobs->prompts[prompt].prompt->other;
+    if (p->prompt >= 0) prompt = p->prompt;
+    return prompt < 0 ? -1 : partner_of(x->partners, job, prompt, p->condition);
 }
 
 static int labelled(const struct jobs *jobs, const char *label)
@@ -100,7 +99,7 @@ static void need_measures(struct needs *x, const struct metric *m, int job)
     } else if (m->kind == METRIC_KV_DELTA && m->between[0]) {
         if (strcmp(j->label, m->between[0]) == 0) need(x, labelled(x->jobs, m->between[1]), true);
     } else if (m->kind != METRIC_MENTIONS && m->against >= 0 && (m->kind != METRIC_KV_DELTA || job_in_delta(x->s, m, j))) {
-        need(x, partner_of(x->partners, job, x->jobs->prompts[j->prompt].prompt->name, m->against), true);
+        need(x, partner_of(x->partners, job, j->prompt, m->against), true);
     }
 }
 
