@@ -260,14 +260,10 @@ int cache_renew(cache *c, int layer, int first, err *e)
                 cache_clear_tail(c->en, old, kept);
                 continue;
             }
-<<<<<<< HEAD
-            if (!p) return err_set(e, ERR_MEMORY, "no memory to copy a page of the cache");
-=======
             p = page_begun(c->en, old, kept);
-            if (!p) return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
+            if (!p) return err_set(e, ERR_MEMORY, "no memory to copy a page of the cache");
             c->pages[l][i] = &p->kv;
             page_release(c->en, old);
->>>>>>> engine5
         }
     return 0;
 }
