@@ -424,6 +424,27 @@ def test_a_stored_answer_that_cannot_be_made_again_is_an_error(model, tmp_path):
     assert "'a/zero', made again, gives token" in shown.stderr
 
 
+def test_answers_of_other_numerics_are_left_alone(model, tmp_path):
+    db, metrics = tmp_path / "r.db", "metrics: [{ name: kl, against: baseline }, { name: first, logit: ' the' }]"
+    run(write_spec(tmp_path / "m.yaml", model, metrics=""), "--db", db)
+    con = sqlite3.connect(db)  # as if all answers had come again from another machine, and a control had failed there
+    n = con.execute("SELECT max(id) FROM attempt").fetchone()[0]
+    con.execute("INSERT INTO run(uuid,spec_id,environment_id,argv_json,cwd,pid,started_ms,status) SELECT 'x',spec_id,environment_id,"
+                "argv_json,cwd,pid,started_ms,status FROM run LIMIT 1")
+    con.execute("INSERT INTO attempt(id,job_id,run_id,numerics,status,started_ms,ended_ms) SELECT id+?,job_id,"
+                "(SELECT max(id) FROM run),'other',status,1,1 FROM attempt", (n,))
+    con.execute("INSERT INTO generation SELECT attempt_id+?,text,text_lossy,n_prompt,n_gen,stop,tokens_sha256,1,1 FROM generation", (n,))
+    con.execute("INSERT INTO step SELECT attempt_id+?,step,token_id+attempt_id%2,logprob,margin FROM step", (n,))
+    con.commit()
+    con.close()
+    shown = run(write_spec(tmp_path / "m.yaml", model, metrics=metrics), "--db", db).stderr
+    assert "the newest answers of 20 jobs are of other numerics" in shown and "4 of 4 bit-equal" in shown
+    assert sql(db, "SELECT count(*) AS n FROM v_metric WHERE value<>0")[0]["n"] == 0
+    shown = run(tmp_path / "m.yaml", "--db", db, "--fresh").stderr
+    assert "numerics than" not in shown
+    assert sql(db, "SELECT count(*) AS n FROM v_metric WHERE value<>0")[0]["n"] > 20
+
+
 # ---- schemas ----
 
 def test_a_database_of_schema_1_is_brought_along(model, tmp_path):
