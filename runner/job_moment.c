@@ -1,4 +1,5 @@
-/* job_moment.c: which stored cache of a job a metric means. Apart from what binds, since readers of results need no engine for it. */
+/* job_moment.c: which stored cache of a job a metric means. Apart from what binds, since readers of results need no engine for
+ * it. */
 #include "job.h"
 
 int job_moment(const struct jobs *all, int job, int moment)
