@@ -54,8 +54,9 @@ def test_bench_of_a_tiny_shape(env):
     assert b["limits"]["bytes_per_second"] > 1e8 and b["limits"]["flops_per_second"] > 1e6
 
 
-def test_bench_prints_tables_for_a_model_file(tiny):
-    out = run("bench", tiny, "--kv", "f32", "--prefix", "70", "--threads", "1").stdout
+def test_bench_prints_tables_for_a_model_file(tiny, tmp_path):
+    out = run("bench", tiny, "--kv", "f32", "--prefix", "70", "--threads", "1", "-o", tmp_path / "numbers.json").stdout
+    assert json.loads((tmp_path / "numbers.json").read_text())["prefix"] == 70
     assert "| B = 32 |" in out and "| matmul gate up |" in out and "limits measured here" in out and "tiny llama" in out
     for line in out.splitlines():
         assert not line.startswith("|") or line.count("|") in (6, 7)
