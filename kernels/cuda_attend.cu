@@ -126,13 +126,38 @@ static __device__ uint64_t seen_of(const struct attention &a, int g, struct quer
     return seen;
 }
 
+/* 16 bytes of elements, widened. */
+template <int T> static __device__ __forceinline__ void widen16(float *to, const void *from)
+{
+    const uint4 v = *(const uint4 *)from;
+    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        if (T == DTYPE_F32) {
+            to[i] = cuda_bits_float(w[i]);
+        } else if (T == DTYPE_BF16) {
+            to[2 * i] = cuda_bits_float(w[i] << 16);
+            to[2 * i + 1] = cuda_bits_float(w[i] & 0xffff0000u);
+        } else {
+            to[2 * i] = cuda_half_to_float((uint16_t)w[i]);
+            to[2 * i + 1] = cuda_half_to_float((uint16_t)(w[i] >> 16));
+        }
+    }
+}
+
+/* The 64 rows of kv head g, `step` floats apart, their ends filled with zeros up to `wide`. */
 template <int T> static __device__ void load_tile(float *to, int step, int wide, const void *from, int g, int E)
 {
+    enum { N = T == DTYPE_F32 ? 4 : 8 };
     const size_t base = (size_t)g * PAGE_TOKENS * (size_t)E;
-    if (wide == E) { /* the rule: no element is padding, and eight of them fit a load */
-        for (int i = (int)threadIdx.x * 4; i < PAGE_TOKENS * E; i += THREADS * 4) {
+    if (wide == E && E % N == 0) { /* the rule: nothing to fill, and no load crosses a row */
+#pragma unroll 4
+        for (int i = (int)threadIdx.x * N; i < PAGE_TOKENS * E; i += THREADS * N) {
+            float f[8];
             float *at = to + i / E * step + i % E;
-            for (int c = 0; c < 4; c++) at[c] = cuda_element<T>(from, base + (size_t)(i + c));
+            widen16<T>(f, (const char *)from + (base + (size_t)i) * (16 / N));
+#pragma unroll
+            for (int c = 0; c < N; c += 4) *(float4 *)(at + c) = {f[c], f[c + 1], f[c + 2], f[c + 3]};
         }
         return;
     }
@@ -166,11 +191,14 @@ static __device__ __forceinline__ void dots(float *to /* (GROUP) */, const float
     }
 #pragma unroll
     for (int i = 0; i < GROUP; i++) {
+        float *l = lane[i]; /* each step spelt out: a loop over the steps would put the lanes into local memory */
 #pragma unroll
-        for (int step = 8; step; step /= 2)
+        for (int j = 0; j < 8; j++) l[j] += l[j + 8];
 #pragma unroll
-            for (int j = 0; j < step; j++) lane[i][j] += lane[i][j + step];
-        to[i] = lane[i][0];
+        for (int j = 0; j < 4; j++) l[j] += l[j + 4];
+        l[0] += l[2];
+        l[1] += l[3];
+        to[i] = l[0] + l[1];
     }
 }
 

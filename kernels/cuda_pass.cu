@@ -269,7 +269,7 @@ bool cuda_view_of(struct cuda_view *v, const char *operation, const struct rows 
     } else if (t->heads != G) {
         if (heads_of(r) != G) known_heads.push_back({r, G});
         if (t->hidden) {
-            cuda_unrecorded();
+            if (pass.capturing) cuda_unrecorded(); /* not in the first pass of a shape, which tells G */
             if (!upload(t, operation, r, 0, t->layers, G)) return false;
         }
         t->heads = G;

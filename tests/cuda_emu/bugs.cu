@@ -12,7 +12,7 @@ static __global__ void right(int *n, float *o)
     atomicAdd(n, 1);
     s[t] = (float)t;
     __syncthreads();
-    o[t] = s[63 - t] + __shfl_xor_sync(0xffffffffu, 0.0f, 1);
+    o[64 * blockIdx.x + threadIdx.x] = s[63 - t] + __shfl_xor_sync(0xffffffffu, 0.0f, 1);
 }
 
 static __global__ void no_barrier(float *o)
@@ -149,7 +149,7 @@ int main(int argc, char **argv)
     switch (bug) {
     case 0:
         CUDA_LAUNCH(right, 3, 64, 0, s, n, d);
-        for (int i = 0; i < 64; i++) want[i] = (float)(63 - i);
+        for (int i = 0; i < 192; i++) want[i] = (float)(63 - i % 64);
         break;
     case 1:
         CUDA_LAUNCH(no_barrier, 1, 64, 0, s, d);

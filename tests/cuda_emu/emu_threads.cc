@@ -113,7 +113,8 @@ struct warp {
 };
 
 struct emu_place emu_here;
-static struct {
+/* Never freed: the stacks are in use until the process ends. */
+static struct state {
     struct context main;
     const char *name;
     const std::function<void()> *body;
@@ -126,7 +127,9 @@ static struct {
     void *shared;
     struct fiber *running;
     std::vector<struct warp> warps;
-    std::vector<struct fiber *> of, ready, idle, pool[2]; /* of[thread]: NULL when not running */
+    std::vector<struct fiber *> of, idle, pool[2]; /* of[thread]: NULL when not running */
+    std::vector<struct fiber *> ready;             /* a ring; no memmove, which the race detector would take for a kernel's */
+    size_t ready_first, ready_n;
     std::vector<int> order;
 #ifdef EMU_ASAN
     void *fake;
@@ -139,7 +142,7 @@ static struct {
     std::vector<char> marks; /* (256 blocks)(warps, the block itself)(RING): what barriers release and acquire */
     std::vector<void *> old;
 #endif
-} s;
+} &s = *new state();
 
 [[noreturn]] void emu_die(const char *what, const char *file, int line)
 {
@@ -225,15 +228,25 @@ static bool thread_begin(struct fiber *f)
     return true;
 }
 
+static void ready_add(struct fiber *f)
+{
+    s.ready[(s.ready_first + s.ready_n++) % s.ready.size()] = f;
+}
+
 /* Whoever runs next: one that waited, or a new thread; NULL when there is nobody. */
 static struct fiber *next(void)
 {
     bool more = s.started < s.n;
     const enum emu_order order = emu_options()->order;
-    if (!s.ready.empty() && !(order == EMU_RANDOM && more && (random_u64() & 1))) {
-        size_t at = order == EMU_RANDOM ? random_u64() % s.ready.size() : order == EMU_REVERSED ? s.ready.size() - 1 : 0;
-        struct fiber *f = s.ready[at];
-        s.ready.erase(s.ready.begin() + (long)at);
+    if (s.ready_n && !(order == EMU_RANDOM && more && (random_u64() & 1))) {
+        const size_t size = s.ready.size(), last = (s.ready_first + s.ready_n - 1) % size;
+        size_t at = order == EMU_RANDOM ? (s.ready_first + random_u64() % s.ready_n) % size : last;
+        struct fiber *f = s.ready[order == EMU_FORWARD ? s.ready_first : at];
+        if (order == EMU_FORWARD)
+            s.ready_first = (s.ready_first + 1) % size;
+        else
+            s.ready[at] = s.ready[last];
+        s.ready_n--;
         return f;
     }
     if (!more) return NULL;
@@ -292,7 +305,7 @@ static void fiber_main(void)
         do {
             (*s.body)();
             thread_end(f);
-        } while (s.ready.empty() && thread_begin(f));
+        } while (!s.ready_n && thread_begin(f));
         s.idle.push_back(f);
 #endif
         struct fiber *to = next();
@@ -311,7 +324,7 @@ static void block_run(void)
 {
     s.block++;
     s.started = s.done = s.waiting = 0;
-    s.ready.clear();
+    s.ready_n = 0;
     for (size_t i = 0; i < s.warps.size(); i++) {
         int lanes = s.n - (int)i * WARP;
         s.warps[i].exists = lanes >= WARP ? 0xffffffffu : (1u << lanes) - 1;
@@ -344,6 +357,8 @@ void emu_run(const char *name, dim3 grid, dim3 block, size_t shared, const std::
     s.body = &body;
     s.n = (int)(block.x * block.y * block.z);
     s.of.assign((size_t)s.n, NULL);
+    s.ready.resize((size_t)s.n + 1);
+    s.ready_first = 0;
     s.warps.resize(((size_t)s.n + WARP - 1) / WARP);
     s.order.resize((size_t)s.n);
     for (int i = 0; i < s.n; i++) s.order[(size_t)i] = reversed ? s.n - 1 - i : i;
@@ -383,14 +398,14 @@ static void *mark(size_t who, unsigned instance)
 static void wake(struct fiber *f)
 {
     f->waits = NOTHING;
-    s.ready.push_back(f);
+    ready_add(f);
 }
 
 /* After the last one has come: those who waited are ready; in another order than the plain one, so is this one. */
 static void pass_on(void)
 {
     if (emu_options()->order == EMU_FORWARD) return;
-    s.ready.push_back(s.running);
+    ready_add(s.running);
     yield();
 }
 

@@ -1,0 +1,114 @@
+/* test_cuda_trouble.c: what the table says when something fails. The emulator fails as its environment tells it, which is read
+ * once: each case is a process of its own. */
+#include "cuda_test.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void in_child(void (*f)(void), const char *name, const char *value)
+{
+    int status;
+    pid_t pid;
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0) {
+        signal(SIGSEGV, SIG_DFL); /* cmocka's would go on with the next test here */
+        signal(SIGABRT, SIG_DFL);
+        alarm(100);
+        setenv(name, value, 1);
+        f();
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (status) fail_msg("%s=%s: status %x", name, value, (unsigned)status);
+}
+
+#define CHECK(x)                                                \
+    if (!(x)) {                                                 \
+        fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x); \
+        _exit(1);                                               \
+    }
+
+static const struct kernels *open_in_child(char *why, size_t n)
+{
+    return kvrun_cuda_open(KVRUN_CUDA_ABI, 0, NULL, why, n);
+}
+
+static void a_kernel_is_refused(void)
+{
+    char why[200];
+    const struct kernels *k = open_in_child(why, sizeof why);
+    float one[4] = {1, 2, 3, 4}, *x;
+    const char *said;
+    int memory = -1;
+    CHECK(k && !k->trouble(&memory) && memory == 0);
+    x = k->alloc(sizeof one);
+    k->put(x, one, sizeof one);
+    k->scale(x, x, 2, 4);
+    k->softcap(x, x, 30, 4);
+    k->scale(x, x, 2, 4); /* does nothing */
+    said = k->trouble(&memory);
+    CHECK(said && !strcmp(said, "softcap: unspecified launch failure (CUDA error 719)") && memory == 0);
+    CHECK(!k->trouble(&memory));
+    k->get(one, x, sizeof one);
+    CHECK(one[3] == 8);
+    k->scale(x, x, 2, 4); /* and goes on */
+    k->get(one, x, sizeof one);
+    CHECK(one[3] == 16 && !k->trouble(NULL));
+}
+
+static void memory_runs_out(void)
+{
+    enum { B = 40, K = 512 };
+    char why[200];
+    const struct kernels *k = open_in_child(why, sizeof why);
+    struct mat w = random_mat(DTYPE_BF16, K, K);
+    const char *said;
+    float *x;
+    int memory = 0;
+    CHECK(k && !k->alloc(10 << 20) && !k->trouble(&memory)); /* told by NULL alone */
+    w.data = k->weights(w.data, K * K * 2);
+    x = k->alloc(B * K * 4);
+    CHECK(w.data && x && !k->weights(calloc(1, 1 << 20), 1 << 20));
+    k->matmul(x, K, &w, x + 8, B - 1, MATMUL_STORE); /* no room for the rounded rows */
+    said = k->trouble(&memory);
+    CHECK(said && !strcmp(said, "matmul: out of memory") && memory == 1);
+}
+
+static void there_is_no_device(void)
+{
+    char why[200] = "";
+    struct cuda_device about;
+    CHECK(!kvrun_cuda_open(KVRUN_CUDA_ABI, 0, &about, why, sizeof why));
+    CHECK(!strcmp(why, "no driver (CUDA error 100: no CUDA-capable device is detected)"));
+    CHECK(about.runtime > 0 && about.driver == 0 && !about.name[0]);
+}
+
+static void a_refused_kernel_is_named(void **unused)
+{
+    (void)unused;
+    in_child(a_kernel_is_refused, "CUDA_EMU_FAIL", "softcap");
+}
+
+static void memory_that_runs_out_is_told_apart(void **unused)
+{
+    (void)unused;
+    in_child(memory_runs_out, "CUDA_EMU_MEMORY", "640000");
+}
+
+static void a_machine_without_a_device_is_told_so(void **unused)
+{
+    (void)unused;
+    in_child(there_is_no_device, "CUDA_EMU_NODEV", "1");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_refused_kernel_is_named),
+        cmocka_unit_test(memory_that_runs_out_is_told_apart),
+        cmocka_unit_test(a_machine_without_a_device_is_told_so),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
