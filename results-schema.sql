@@ -1,4 +1,4 @@
--- results-schema.sql: what kvrun keeps of an experiment. Schema version 1.
+-- results-schema.sql: what kvrun keeps of an experiment. Schema version 2.
 --
 -- A job is a question: token ids, a model, edits, decode settings. An attempt is one answer to it. The same job is answered
 -- again by later runs and shared by every experiment that asks the same, so a label of an experiment is a row of its own
@@ -8,7 +8,7 @@
 -- The program makes a new file with page_size 16384, auto_vacuum INCREMENTAL and journal_mode WAL (TRUNCATE on a network file
 -- system) before it runs this text in one transaction; every connection sets foreign_keys.
 PRAGMA application_id = 1802924593; -- 0x6B767231 'kvr1'
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 CREATE TABLE meta (                 -- db_uuid, created_ms, created_by
   key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -83,9 +83,10 @@ CREATE TABLE job (
 CREATE INDEX job_prompt ON job(prompt_id);
 CREATE TABLE intervention (         -- an edit of the cache or of the pass, resolved: no names, no negative indices left
   job_id INTEGER NOT NULL REFERENCES job ON DELETE CASCADE, ord INTEGER NOT NULL,
-  op TEXT NOT NULL CHECK (op IN ('noop','zero','scale','transplant','add','mask')),
+  op TEXT NOT NULL CHECK (op IN ('noop','zero','scale','transplant','add','mask','mean','noise','swap','quantise','evict',
+                                 'knockout')),
   tensor TEXT NOT NULL CHECK (tensor IN ('k','v','kv','k_pre','resid','embed','attn_out','mlp_out','head_out')),
-  timing TEXT NOT NULL CHECK (timing IN ('finished_cache','prefill')),
+  timing TEXT NOT NULL CHECK (timing IN ('finished_cache','prefill','steps')), first_step INTEGER, last_step INTEGER,
   layers_json TEXT NOT NULL, heads_json TEXT NOT NULL, positions_json TEXT NOT NULL, -- embed: layer -1. Heads: query heads
                                                                      -- for head_out, else kv heads; [] where there are none
   donor_prompt_id INTEGER REFERENCES prompt, donor_positions_json TEXT, -- where values come from: that prompt, unedited
@@ -93,6 +94,8 @@ CREATE TABLE intervention (         -- an edit of the cache or of the pass, reso
   amount REAL,                                                       -- scale: times this; add: this times the vector
   vector_sha256 BLOB CHECK (length(vector_sha256)=32),               -- add: of a file's f32 numbers; NULL: donor minus this:
   minus_prompt_id INTEGER REFERENCES prompt, minus_positions_json TEXT,
+  donor_job_id INTEGER REFERENCES job,                               -- the donor is that job's edited cache or pass
+  params_json TEXT,                                                  -- what only this op has: sigma, seed, bits, policy, queries
   PRIMARY KEY (job_id, ord)) STRICT, WITHOUT ROWID;
 CREATE TABLE spec_job (             -- where a job sits in an experiment
   id INTEGER PRIMARY KEY, spec_id INTEGER NOT NULL REFERENCES spec ON DELETE CASCADE,
@@ -140,6 +143,26 @@ CREATE TABLE metric (               -- computed from attempt_id; NaN would silen
   value REAL, flag TEXT CHECK (flag IN ('undefined')),
   CHECK ((value IS NULL) = (flag IS NOT NULL)),
   PRIMARY KEY (metric_id, spec_job_id)) STRICT, WITHOUT ROWID;
+CREATE TABLE metric_part (          -- a metric's values per layer, head, position, tensor or step; NULL: not split by it
+  metric_id INTEGER NOT NULL REFERENCES metric_def ON DELETE CASCADE,
+  spec_job_id INTEGER NOT NULL REFERENCES spec_job ON DELETE CASCADE,
+  attempt_id INTEGER NOT NULL REFERENCES attempt ON DELETE CASCADE,
+  tensor TEXT, layer INTEGER, head INTEGER, pos INTEGER, step INTEGER,
+  value REAL, flag TEXT CHECK (flag IN ('undefined')),
+  CHECK ((value IS NULL) = (flag IS NOT NULL))) STRICT;
+CREATE INDEX metric_part_of ON metric_part(metric_id, spec_job_id);
+CREATE INDEX metric_part_attempt ON metric_part(attempt_id);
+CREATE TABLE answer_token (         -- what the logits behind the prompt say of a token that a metric asks for; rank 1: the largest
+  attempt_id INTEGER NOT NULL REFERENCES attempt ON DELETE CASCADE, step INTEGER NOT NULL, token_id INTEGER NOT NULL,
+  logit REAL NOT NULL, logprob REAL NOT NULL, rank INTEGER NOT NULL,
+  PRIMARY KEY (attempt_id, step, token_id)) STRICT, WITHOUT ROWID;
+CREATE TABLE control (              -- whether a control holds; one that does not: the experiment is not to be trusted
+  spec_job_id INTEGER PRIMARY KEY REFERENCES spec_job ON DELETE CASCADE,
+  kind TEXT NOT NULL,                                                -- 'noop', 'self_transplant', 'absent', 'non_needle'
+  of_id INTEGER REFERENCES spec_job ON DELETE CASCADE,               -- the job of a condition; NULL: all edits of the prompt
+  against_id INTEGER REFERENCES spec_job ON DELETE CASCADE,          -- what it is held against
+  verdict TEXT NOT NULL CHECK (verdict IN ('pass','fail','shown','missing')),
+  detail TEXT NOT NULL) STRICT;                                      -- 'bit-equal to city_sf/baseline', 'step 3: token 12, not 7'
 CREATE INDEX metric_job ON metric(spec_job_id);
 CREATE INDEX metric_attempt ON metric(attempt_id);
 
@@ -209,6 +232,15 @@ CREATE VIEW v_metric AS             -- numbers of the newest answers; value is N
   SELECT l.experiment, l.label, l.condition, l.prompt, d.name AS metric, mt.value, mt.flag, l.spec_job_id, l.attempt_id
   FROM v_latest l CROSS JOIN metric mt ON mt.spec_job_id=l.spec_job_id AND mt.attempt_id=l.attempt_id
   CROSS JOIN metric_def d ON d.id=mt.metric_id;
+CREATE VIEW v_metric_part AS        -- the same per layer, head, position, tensor, step
+  SELECT l.experiment, l.label, l.condition, l.prompt, d.name AS metric, mt.tensor, mt.layer, mt.head, mt.pos, mt.step,
+         mt.value, mt.flag, l.spec_job_id, l.attempt_id
+  FROM v_latest l CROSS JOIN metric_def d ON d.spec_id=l.spec_id
+  CROSS JOIN metric_part mt ON mt.metric_id=d.id AND mt.spec_job_id=l.spec_job_id AND mt.attempt_id=l.attempt_id;
+CREATE VIEW v_control AS            -- the controls' verdicts; of: the label they belong to, NULL: all edits of the prompt
+  SELECT s.experiment, sj.label, c.kind, o.label AS of, a.label AS against, c.verdict, c.detail, c.spec_job_id
+  FROM v_spec s CROSS JOIN spec_job sj ON sj.spec_id=s.spec_id CROSS JOIN control c ON c.spec_job_id=sj.id
+  LEFT JOIN spec_job o ON o.id=c.of_id LEFT JOIN spec_job a ON a.id=c.against_id;
 CREATE VIEW v_kv AS                 -- one row per stored chunk of a cache or of activations: where it sits, what it costs
   SELECT l.experiment, l.label, k.moment, c.layer, c.tensor, c.tok_start, c.n_tok,
          b.raw_bytes, b.stored_bytes, b.codec, k.dtype, k.k_space, c.blob_id, l.attempt_id, l.spec_job_id

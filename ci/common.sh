@@ -19,7 +19,7 @@ need_packages() {
 }
 
 BUILD_PACKAGES=(gcc g++ cmake make pkg-config git ca-certificates libc6-dev libyaml-dev libsqlite3-dev libzstd-dev libpcre2-dev
-    libutf8proc-dev libjansson-dev libxxhash-dev libssl-dev)
+    libutf8proc-dev libjansson-dev libxxhash-dev libssl-dev libpng-dev)
 JOBS=$(nproc)
 
 # build FOLDER [cmake options]: configures and builds; the log is shown only when it fails.

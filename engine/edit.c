@@ -24,6 +24,7 @@ int edit_check_donor(const engine *en, const struct edit *ed, err *e)
 static int check(const cache *c, const struct edit *ed, err *e)
 {
     const struct model *m = &c->en->model;
+    if (ed->op > EDIT_ADD) return err_set(e, ERR_INPUT, "this edit is not supported yet");
     if (ed->tensors & ~(CACHE_K | CACHE_V)) return err_set(e, ERR_INPUT, "an edit names a tensor that a cache does not hold");
     if (edit_check_list(ed->layers, ed->n_layers, 0, m->n_layer, "layer", e)) return -1;
     if (edit_check_list(ed->heads, ed->n_heads, 0, m->G, "kv head", e)) return -1;
@@ -84,7 +85,13 @@ void edit_apply(const engine *en, const struct edit *ed, int l, int site, int i,
     int e;
     switch (ed->op) {
     case EDIT_NOOP:
-    case EDIT_MASK: break;
+    case EDIT_MASK:
+    case EDIT_MEAN:
+    case EDIT_NOISE:
+    case EDIT_SWAP:
+    case EDIT_QUANTISE:
+    case EDIT_EVICT:
+    case EDIT_KNOCKOUT: break;
     case EDIT_ZERO: memset(x, 0, (size_t)n * sizeof *x); break;
     case EDIT_SCALE:
         for (e = 0; e < n; e++) x[e] *= ed->by;

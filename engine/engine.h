@@ -139,15 +139,17 @@ int engine_chat(const engine *en, const struct chat_msg *msgs, int n, bool add_g
 /* Where a pass can be edited or recorded; a set of bits. Width of a position's vector there: kv heads x E for K, V and
    K_PRE, D for RESID, ATTN_OUT and MLP_OUT, query heads x E for HEAD_OUT. */
 enum {
-    CACHE_K = 1,        /* key after rotary embedding, as the cache holds it */
-    CACHE_V = 2,        /* value */
-    SITE_K_PRE = 4,     /* key before rotary embedding */
-    SITE_RESID = 8,     /* residual stream behind a block; layer -1: the embeddings */
-    SITE_ATTN_OUT = 16, /* what attention adds to the residual stream */
-    SITE_MLP_OUT = 32,  /* what the feed-forward part adds */
-    SITE_HEAD_OUT = 64, /* each query head's output, before the output projection */
-    SITE_ATTN = 128,    /* recording alone: attention weights, query heads x tokens 0..last */
-    SITE_LOGITS = 256,  /* recording alone: V logits; the layer is 0 */
+    CACHE_K = 1,         /* key after rotary embedding, as the cache holds it */
+    CACHE_V = 2,         /* value */
+    SITE_K_PRE = 4,      /* key before rotary embedding */
+    SITE_RESID = 8,      /* residual stream behind a block; layer -1: the embeddings */
+    SITE_ATTN_OUT = 16,  /* what attention adds to the residual stream */
+    SITE_MLP_OUT = 32,   /* what the feed-forward part adds */
+    SITE_HEAD_OUT = 64,  /* each query head's output, before the output projection */
+    SITE_ATTN = 128,     /* recording alone: attention weights, query heads x tokens 0..last */
+    SITE_LOGITS = 256,   /* recording alone: V logits; the layer is 0 */
+    SITE_RECEIVED = 512, /* recording alone: the attention that each key got from all queries of the call: query heads x tokens
+                            0..n_tokens-1, one vector per layer (n_at counts as 1) */
 };
 /* Elements of one position's vector at a site, given how many tokens the cache holds in the end (SITE_ATTN). */
 int engine_site_width(const engine *en, int site, int n_tokens);
@@ -162,11 +164,13 @@ struct gen_pick {
 int cache_new(cache **out, engine *en, err *e); /* holds no token */
 cache *cache_fork(cache *c);                    /* shares every page; never fails */
 void cache_free(cache *c);                      /* NULL is fine */
-int cache_len(const cache *c);                  /* tokens held */
+int cache_len(const cache *c);                  /* tokens held; one that was masked counts, one that was evicted and closed up
+                                                   behind does not */
 /* A fork that holds the first n tokens of c. */
 int cache_fork_at(cache **out, cache *c, int n, err *e);
 /* Feeds n tokens at positions len.. . With `last`, also the pick from the last token's logits (n > 0 then). */
 int cache_feed(cache *c, const int *tokens, int n, struct gen_pick *last, err *e);
+struct edit;
 /* What to record of a pass: out (n_layers, n_at, width), f32, in the order of the lists. Positions that the pass does not
    feed are left as they are. */
 struct record {
@@ -177,7 +181,9 @@ struct record {
     float *out;
 };
 /* Changes and records of a pass that feeds tokens; heads of an edit are kv heads for K, V, K_PRE, query heads for HEAD_OUT and
-   ignored elsewhere. An edit of K or V is made before that layer's attention: the query at the position sees it, too. */
+   a knockout, and ignored elsewhere. An edit of K or V, a mask, an evict is made before that layer's attention: the query at
+   the position sees it, too. Positions are places in the cache. An evict that closes up gives the tokens behind it the position
+   ids they would have without it, while it keeps its place in the cache, hidden: it must name all layers and all heads. */
 struct watch {
     const struct edit *edits;
     const struct record *records;
@@ -186,6 +192,25 @@ struct watch {
 /* cache_feed with edits made as each layer writes, in their order, and records taken after them. Every index is checked;
    positions that this call does not feed are not touched. */
 int cache_feed_watched(cache *c, const int *tokens, int n, const struct watch *w, struct gen_pick *last, err *e);
+
+/* What one cache is fed in a call that feeds many. Tokens behind the cache's end are new. Or positions that it holds are
+   computed anew from a layer on: then first + n is cache_len, the layers below keep what they have, and their pages stay shared
+   with whoever shares them. Patching a late layer at a late position so costs only what lies above and behind it. */
+struct feed {
+    cache *cache;              /* no two feeds of a call name the same one */
+    const int *tokens;         /* (n) */
+    int n;                     /* > 0 */
+    int first;                 /* position of tokens[0]: cache_len, or less */
+    int layer;                 /* first layer computed; 0 where first is cache_len */
+    const float *resid;        /* (n, D) what enters `layer`, as recorded at SITE_RESID of the layer below; NULL: layer is 0 */
+    const struct watch *watch; /* NULL: nothing is edited or recorded */
+    bool want_last;            /* in: the pick behind the last token is wanted */
+    struct gen_pick last;      /* out */
+    err error;                 /* out: of this feed alone; its cache must be dropped then */
+};
+/* Feeds all of them together, which reads the weights less often; no feed's bits depend on the others. 0 even when single feeds
+   failed. */
+int cache_feed_all(engine *en, struct feed *f, int n, err *e);
 /* Positions first..first+n-1 of one layer of CACHE_K or CACHE_V to out, (G, n, E) in the cache's type. */
 void cache_read(const cache *c, int layer, int tensor, int first, int n, void *out);
 /* True when both hold the very same page for this layer and position (not merely equal bytes). */
@@ -200,22 +225,44 @@ enum edit_op {
     EDIT_MASK,       /* the position stays, nobody attends to it; tensors is ignored */
     EDIT_SCALE,      /* times `by` */
     EDIT_ADD,        /* plus `by` times `vector` */
+    EDIT_MEAN,       /* becomes `vector`, a mean that the caller took */
+    EDIT_NOISE,      /* plus sigma times a normal number that seed, site, layer, position and element decide, see edit_noise */
+    EDIT_SWAP,       /* the values at `at` and at donor_at change places; of a finished cache alone, both lists apart */
+    EDIT_QUANTISE,   /* rounded to 2^bits levels between the least and the largest of a group and widened again: round((x - min)
+                        / s) * s + min with s = (max - min) / (2^bits - 1). Group: one head of one position (the whole vector
+                        where there are no heads), or with per_channel one element of one head over all of `at` */
+    EDIT_EVICT,    /* hidden and zeroed; with `compact` of a finished cache the tokens behind move up and their keys are turned
+                      back: all layers and heads then, and rotary positions */
+    EDIT_KNOCKOUT, /* in flight alone: the query heads `heads` at `queries` do not see `at`; tensors is ignored */
 };
 
 struct edit {
     enum edit_op op;
     int tensors;       /* CACHE_K | CACHE_V */
     const int *layers; /* (n_layers) */
-    const int *heads;  /* (n_heads) kv heads */
+    const int *heads;  /* (n_heads) kv heads; EDIT_KNOCKOUT: query heads */
     const int *at;     /* (n_at) positions held by the cache */
     int n_layers, n_heads, n_at;
     const cache *donor;  /* of the same engine; may be the cache itself or a fork of it */
-    const int *donor_at; /* (n_at) positions held by the donor */
+    const int *donor_at; /* (n_at) positions held by the donor; may repeat */
     bool rerotate;       /* turn keys from the donor's position to the target's; Su et al. 2021, eq. 34 */
     float by;
-    const float *vector; /* EDIT_ADD: (n_layers, width) one vector for all positions; EDIT_TRANSPLANT into a pass at a site that
-                            no cache holds: (n_layers, n_at, width) as recorded from the donor's pass */
+    const float *vector; /* EDIT_ADD, EDIT_MEAN: (n_layers, width) one vector for all positions. EDIT_TRANSPLANT without a
+                            donor, and always at a site that no cache holds: (n_layers, n_at, width) as recorded or stored; K
+                            and V are two edits then */
+    float sigma;         /* EDIT_NOISE */
+    uint64_t seed;
+    int bits; /* EDIT_QUANTISE: 2..8 */
+    bool per_channel;
+    bool compact;       /* EDIT_EVICT */
+    const int *queries; /* EDIT_KNOCKOUT: (n_queries) positions, rising; NULL: all behind and at the key */
+    int n_queries;
 };
+
+/* The normal number of EDIT_NOISE: inverse of the normal distribution (Wichura 1988, AS 241) at a uniform number made of the
+   arguments by SplitMix64 (Steele et al. 2014); the same on every machine. element counts through the whole vector of the site.
+ */
+double edit_noise(uint64_t seed, int site, int layer, int pos, int element);
 
 /* Applies e to c, copying the pages it writes if they are shared. Every index is checked; on failure c is unchanged. */
 int cache_edit(cache *c, const struct edit *ed, err *e);
@@ -225,11 +272,20 @@ int cache_edit(cache *c, const struct edit *ed, err *e);
 /* LENGTH: max_tokens made. EOS: a stop token made. CONTEXT: the model's context is full. FAILED: see gen_row.error. */
 enum gen_stop { GEN_STOP_LENGTH, GEN_STOP_EOS, GEN_STOP_CONTEXT, GEN_STOP_FAILED };
 
+/* A change of a row's cache right before the passes that feed its new tokens number first..last (counted from 0). */
+struct step_edit {
+    int first, last;
+    struct edit edit;
+};
+
 struct gen_row {
     cache *cache;    /* in: what was seen so far; advances */
     const int *feed; /* (n_feed) in: prompt tokens not in the cache yet; the first pick comes from the last of them */
     int n_feed;      /* 0: the first token is `first`, picked before */
     struct gen_pick first;
+    const struct watch *watch;     /* NULL, or what is edited and recorded in all passes of the row, the prompt's part too */
+    const struct step_edit *steps; /* (n_steps) changes of the cache between the passes */
+    int n_steps;
     /* out, all but the scalars owned by the row until gen_row_clear: */
     struct gen_pick *picks; /* (n) the new tokens; the last one is not fed, so the cache holds fed + n - 1 */
     int n;

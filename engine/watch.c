@@ -56,6 +56,7 @@ static int check_edit(const engine *en, const struct edit *ed, err *e)
 {
     const struct model *m = &en->model;
     int least = ed->tensors == SITE_RESID ? -1 : 0, one = ed->tensors & -ed->tensors;
+    if (ed->op > EDIT_ADD) return err_set(e, ERR_INPUT, "this edit is not supported yet");
     if (!ed->tensors || ed->tensors & ~EDITABLE)
         return err_set(e, ERR_INPUT, "an edit of a pass names a site that cannot be edited");
     if (ed->tensors != one && ed->tensors & ~(CACHE_K | CACHE_V | SITE_K_PRE))

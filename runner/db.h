@@ -18,7 +18,7 @@
 #include <sqlite3.h>
 #include <stdbool.h>
 
-enum { DB_SCHEMA = 1 /* user_version that this program writes, and the newest that it reads */ };
+enum { DB_SCHEMA = 2 /* user_version that this program writes, and the newest that it reads */ };
 
 /* Opens for writing; makes the file when it is missing or holds nothing. Two processes may do so at once. ERR_DB, ERR_DISK. */
 int db_open(sqlite3 **out, const char *path, err *e);

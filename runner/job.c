@@ -145,8 +145,12 @@ static int add_control(struct expand *x, struct jobs *all, int prompt, const str
 {
     struct job *j = &all->jobs[all->n++];
     int i;
-    *j = (struct job){
-        .condition_name = op == EDIT_NOOP ? "noop" : "self_transplant", .prompt = prompt, .condition = -1, .n_ops = n};
+    *j = (struct job){.condition_name = op == EDIT_NOOP ? "noop" : "self_transplant",
+                      .prompt = prompt,
+                      .condition = -1,
+                      .against = -1,
+                      .control_of = -1,
+                      .n_ops = n};
     j->label = make_label(all->mem, x->s, j);
     j->ops = arena_array(all->mem, (size_t)n, sizeof *j->ops);
     for (i = 0; i < n; i++) {
@@ -188,6 +192,7 @@ static int add_grid(struct expand *x, struct jobs *all, int prompt, int conditio
         struct job *j = &all->jobs[all->n++];
         j->prompt = prompt;
         j->condition = condition;
+        j->against = j->control_of = -1;
         j->n_values = c->n_over;
         j->values = arena_array(x->mem, (size_t)c->n_over, sizeof *j->values);
         for (i = 0; i < c->n_over; i++) j->values[i] = values[c->over[i]][digit[i]];
@@ -256,7 +261,7 @@ int job_expand(struct jobs **out, const struct spec *s, const engine *en, struct
         .s = s, .en = en, .info = info, .prompts = prompts, .d = d, .mem = mem, .selects = map_new(), .files = map_new()};
     int rc;
     x.model = info->name && *info->name ? info->name : info->arch;
-    *all = (struct jobs){.mem = mem, .prompts = prompts};
+    *all = (struct jobs){.mem = mem, .prompts = prompts, .n_prompts = s->n_prompts};
     rc = expand_all(&x, all, e);
     map_free(x.selects);
     map_free(x.files);

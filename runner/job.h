@@ -26,17 +26,44 @@ struct job_vector {
     } from, minus;
 };
 
+/* Which of the candidates an operation takes is known only when the job runs: the rule stands in the key instead. */
+struct job_score {
+    enum select_score score;
+    bool highest;
+    int count; /* of the candidates, which are the operation's `at` */
+};
+
 struct job_op {
     enum edit_op op;
     enum op_when when;
     int tensors;              /* CACHE_K | CACHE_V, or one of SITE_* */
     int *layers, *heads, *at; /* (n_*) resolved, rising; a layer -1 is the embeddings; a site without heads has n_heads 0 */
     int n_layers, n_heads, n_at;
+    const struct job_score *score; /* NULL: `at` is all there is to say */
+    int first_step, last_step;     /* WHEN_STEPS: the passes that feed these new tokens, from 0 */
+    int *gen_at;                   /* (n_gen_at) WHEN_STEPS: new tokens edited as they are fed; n_at is 0 then */
+    int n_gen_at;
     int donor_prompt; /* index of the donor's prompt, or -1 */
-    int *donor_at;    /* (n_at) */
+    int donor_job;    /* index of the job whose edited cache or pass is taken, or -1: the prompt's unedited one */
+    int *donor_at;    /* (n_at); swap: the other places */
     bool rerotate;
     float by;                        /* scale, add */
-    const struct job_vector *vector; /* add; else NULL */
+    const struct job_vector *vector; /* add, mean, and transplants of stored values; else NULL */
+    float sigma;                     /* noise */
+    uint64_t seed;
+    int bits; /* quantise */
+    bool per_channel;
+    bool compact; /* evict */
+    int *queries; /* (n_queries) knockout; NULL: all */
+    int n_queries;
+};
+
+/* What a control must show, see control.h. */
+enum control {
+    CONTROL_NONE,
+    CONTROL_SAME,  /* noop, self_transplant: every token and number of the job `against`, bit for bit */
+    CONTROL_CLOSE, /* absent: the tokens of `against`, numbers up to rounding */
+    CONTROL_SHOWN, /* non_needle: nothing must hold; the reader compares */
 };
 
 /* What is recorded at one site while the prompt is fed. No two of a job share a site and a layer. */
@@ -60,6 +87,9 @@ struct job {
     const struct job_record *records;
     int n_records;
     int baseline; /* index of the first job of this prompt without edits, or -1 */
+    enum control control;
+    int against;    /* index of the job that a control is held against, or -1 */
+    int control_of; /* index of the job of a condition that it is a control of, or -1: of all the prompt's edits */
     uint8_t key[32];
     const char *key_json; /* the exact bytes that were hashed */
     int same_as;          /* index of the earlier job with this key, or -1 */
@@ -69,7 +99,9 @@ struct jobs {
     arena *mem;
     struct job *jobs; /* (n) */
     int n;
-    struct bound_prompt *prompts; /* borrowed, (spec->n_prompts) */
+    struct bound_prompt
+        *prompts; /* (n_prompts) the spec's, borrowed, then those that controls need: prompts without a needle */
+    int n_prompts;
 };
 
 /* *out only on success; job_free frees it. -1: d tells, or e. */

@@ -55,8 +55,10 @@ static json_t *runs(const int *v, int n)
 
 const char *job_op_name(enum edit_op op)
 {
-    static const char *const names[] = {[EDIT_NOOP] = "noop", [EDIT_ZERO] = "zero",   [EDIT_TRANSPLANT] = "transplant",
-                                        [EDIT_MASK] = "mask", [EDIT_SCALE] = "scale", [EDIT_ADD] = "add"};
+    static const char *const names[] = {[EDIT_NOOP] = "noop",         [EDIT_ZERO] = "zero",   [EDIT_TRANSPLANT] = "transplant",
+                                        [EDIT_MASK] = "mask",         [EDIT_SCALE] = "scale", [EDIT_ADD] = "add",
+                                        [EDIT_MEAN] = "mean",         [EDIT_NOISE] = "noise", [EDIT_SWAP] = "swap",
+                                        [EDIT_QUANTISE] = "quantise", [EDIT_EVICT] = "evict", [EDIT_KNOCKOUT] = "knockout"};
     return names[op];
 }
 

@@ -250,6 +250,7 @@ int job_op_resolve(struct expand *x, int prompt, const struct op *op, struct job
                            .when = op->when,
                            .tensors = op->op == EDIT_MASK ? CACHE_K | CACHE_V : op->tensors,
                            .donor_prompt = -1,
+                           .donor_job = -1,
                            .by = op->by};
     if (resolve_layers(x, op, out)) rc = -1;
     if (resolve_heads(x, op, out)) rc = -1;

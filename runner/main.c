@@ -5,6 +5,7 @@
 #include "model_info.h"
 #include "options.h"
 #include "query.h"
+#include "report.h"
 #include "run.h"
 #include "tokens.h"
 #include "width.h"
@@ -109,6 +110,30 @@ static int command_model(const struct options *o, err *e)
     return print(&b);
 }
 
+/* A spec names its experiment and its database; anything else is a database. */
+static int command_report(const struct options *o, err *e)
+{
+    const char *in = o->args[0], *dot = strrchr(in, '.'), *db = in, *experiment = o->experiment;
+    struct spec *s = NULL;
+    struct diag *d = NULL;
+    struct buf said = {0};
+    int rc = 0;
+    if (dot && (!strcmp(dot, ".yaml") || !strcmp(dot, ".yml"))) {
+        rc = spec_load(&s, in, &d, e);
+        if (rc && d) diag_text(d, &said);
+        if (!rc) db = o->db ? o->db : s->db ? s->db : "results.db";
+        if (!rc && !experiment) experiment = s->experiment;
+    }
+    fputs(said.p ? said.p : "", stderr);
+    buf_free(&said);
+    if (!rc) rc = report_write(db, experiment, o->out, e);
+    diag_free(d);
+    spec_free(s);
+    if (rc) return e->code ? e->code : ERR_INPUT;
+    fprintf(stderr, "wrote %s\n", o->out);
+    return 0;
+}
+
 static int command_version(const struct options *o)
 {
     struct buf b = {0};
@@ -127,6 +152,7 @@ static int run_command(const struct options *o, int argc, char **argv, err *e)
     case COMMAND_HELP: return command_help(o, e);
     case COMMAND_VERSION: return command_version(o);
     case COMMAND_MODEL: return command_model(o, e);
+    case COMMAND_REPORT: return command_report(o, e);
     case COMMAND_SQL: return command_sql(o, db, e);
     case COMMAND_DOCTOR: return doctor(o, stdout, e);
     case COMMAND_BENCH: return bench(o, stdout, e) ? e->code : 0;

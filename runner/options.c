@@ -43,6 +43,10 @@ static const struct command_row commands[] = {
      "too.\n"
      "The tables are Markdown. A shape is a model with made-up weights: llama-3.1-8b, smollm2-135m or tiny.",
      "kvrun bench --shape smollm2-135m --weights q4_1", 0, 1},
+    {"report", COMMAND_REPORT, "kvrun report FILE.yaml|FILE.db -o PAGE.html [options]",
+     "Writes an experiment's results as one HTML page that opens from disk: answers, cache differences, sweeps, controls.\n"
+     "A spec stands for its own experiment in its database; a database with several experiments needs --experiment.",
+     "kvrun report experiments/needle_sf_ny.yaml -o needle.html", 1, 1},
     {"help", COMMAND_HELP, "kvrun help [COMMAND]", "The page of a command.", "kvrun help run", 0, 1},
     {"version", COMMAND_VERSION, "kvrun version", "Version, commit, compiler, libraries.", "kvrun --version", 0, 0},
 };
@@ -64,7 +68,7 @@ enum { SPEC_COMMANDS = COMMAND_RUN | COMMAND_PLAN | COMMAND_TOKENS, READERS = CO
 #define AT(field) offsetof(struct options, field)
 
 static const struct option_row rows[] = {
-    {"db", "FILE", 0, KIND_TEXT, AT(db), COMMAND_RUN | COMMAND_PLAN | COMMAND_DOCTOR | READERS, 0,
+    {"db", "FILE", 0, KIND_TEXT, AT(db), COMMAND_RUN | COMMAND_PLAN | COMMAND_REPORT | COMMAND_DOCTOR | READERS, 0,
      "results database; default: the spec's run.db, else results.db"},
     {"threads", "N", 't', KIND_INT, AT(threads), COMMAND_RUN | COMMAND_BENCH, 1,
      "threads of the engine; default: OMP_NUM_THREADS or all processors"},
@@ -88,11 +92,11 @@ static const struct option_row rows[] = {
     {"csv", NULL, 0, KIND_FLAG, AT(csv), COMMAND_SQL, 0, "comma-separated values (RFC 4180) with a header"},
     {"md", NULL, 0, KIND_FLAG, AT(md), COMMAND_SQL, 0, "a Markdown table"},
     {"example", "N", 0, KIND_INT, AT(example), COMMAND_SQL, 1, "one of the questions that come with kvrun; 1, 2, ..."},
-    {"experiment", "NAME", 0, KIND_TEXT, AT(experiment), COMMAND_SHOW | COMMAND_EXPORT, 0,
+    {"experiment", "NAME", 0, KIND_TEXT, AT(experiment), COMMAND_SHOW | COMMAND_EXPORT | COMMAND_REPORT, 0,
      "which experiment, when several have the label"},
     {"label", "L", 'l', KIND_TEXT, AT(label), COMMAND_EXPORT, 0, "the job: prompt/condition[/axis=value...]"},
     {"moment", "M", 'm', KIND_TEXT, AT(moment), COMMAND_EXPORT, 0, "prefill, edited, end or pass (activations)"},
-    {"output", "FILE", 'o', KIND_TEXT, AT(out), COMMAND_EXPORT | COMMAND_BENCH, 0,
+    {"output", "FILE", 'o', KIND_TEXT, AT(out), COMMAND_EXPORT | COMMAND_REPORT | COMMAND_BENCH, 0,
      "the file to write; of bench: the numbers as JSON, beside the tables"},
     {"shape", "NAME", 0, KIND_TEXT, AT(shape), COMMAND_BENCH, 0, "made-up weights: llama-3.1-8b, smollm2-135m or tiny"},
     {"weights", "TYPE", 0, KIND_TEXT, AT(weights), COMMAND_BENCH, 0,
@@ -202,6 +206,7 @@ static int check(const struct options *o, err *e)
         return err_set(e, ERR_INPUT, "--weights and --layers go with --shape; usage: %s", c->usage);
     if (o->command == COMMAND_SQL && o->n_args == 0 && !o->example)
         return err_set(e, ERR_INPUT, "give a query, or --example N; usage: %s", c->usage);
+    if (o->command == COMMAND_REPORT && !o->out) return err_set(e, ERR_INPUT, "report needs -o; usage: %s", c->usage);
     if (o->command != COMMAND_EXPORT) return 0;
     if (strcmp(o->args[0], "safetensors") != 0)
         return err_set(e, ERR_INPUT, "export '%s': the one format is safetensors; usage: %s", o->args[0], c->usage);

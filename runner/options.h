@@ -23,7 +23,8 @@ enum command {
     COMMAND_VERSION = 128,
     COMMAND_MODEL = 256,
     COMMAND_DOCTOR = 512,
-    COMMAND_BENCH = 1024,
+    COMMAND_REPORT = 1024,
+    COMMAND_BENCH = 2048,
 };
 
 enum { OPTIONS_ARGS = 3 };

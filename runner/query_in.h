@@ -10,7 +10,7 @@ int64_t query_label(sqlite3 *db, const char *experiment, const char *label, err 
 
 /* The raw bytes of a chunk, checked against its hash, replace what is in raw. slot: as in db.h. Damage: ERR_DB. */
 int query_chunk(sqlite3 *db, sqlite3_stmt **slot, int64_t blob_id, struct buf *raw, enum kv_type *type, err *e);
-/* Registers kv_decode, vec_l2, vec_cos, token_text. */
+/* Registers kv_decode, kv_row, vec_l2, vec_max, vec_cos, token_text. */
 int query_functions(sqlite3 *db, err *e);
 
 /* Steps through the statement and writes its rows. Returns SQLite's last code: SQLITE_DONE when all went well. */

@@ -70,8 +70,18 @@ int query_chunk(sqlite3 *db, sqlite3_stmt **slot, int64_t blob_id, struct buf *r
 
 /* ---- SQL functions ---- */
 
+/* A chunk as float32: questions about single tokens ask for the same few again and again. */
+struct decoded {
+    int64_t blob; /* 0: none */
+    float *v;     /* (n) */
+    size_t n;
+};
+enum { KEPT = 4 };
+
 struct functions {
     struct buf raw;
+    struct decoded kept[KEPT];
+    int next; /* of kept, to be replaced */
     int refs; /* registered functions that use it */
 };
 
@@ -79,6 +89,7 @@ static void functions_free(void *p)
 {
     struct functions *f = p;
     if (--f->refs) return;
+    for (int i = 0; i < KEPT; i++) free(f->kept[i].v);
     buf_free(&f->raw);
     free(f);
 }
@@ -89,26 +100,39 @@ static void fail(sqlite3_context *ctx, const err *e)
     if (e->code == ERR_DB) sqlite3_result_error_code(ctx, SQLITE_CORRUPT);
 }
 
+/* The chunk's numbers; NULL: the error is set. Good until KEPT others were asked for. */
+static const struct decoded *decoded(sqlite3_context *ctx, struct functions *f, int64_t blob)
+{
+    sqlite3_stmt *find = NULL; /* not kept: a statement that outlives the query would keep the connection open */
+    struct decoded *d;
+    enum kv_type type;
+    err e = {0};
+    for (int i = 0; i < KEPT; i++)
+        if (f->kept[i].blob == blob && blob) return &f->kept[i];
+    d = &f->kept[f->next];
+    f->next = (f->next + 1) % KEPT;
+    if (query_chunk(sqlite3_context_db_handle(ctx), &find, blob, &f->raw, &type, &e)) {
+        fail(ctx, &e);
+        d = NULL;
+    } else {
+        free(d->v);
+        d->blob = blob;
+        d->n = f->raw.n / query_element(type);
+        d->v = mem_array(d->n, sizeof *d->v);
+        engine_kv_to_f32(type, f->raw.p, d->v, d->n);
+    }
+    sqlite3_finalize(find);
+    return d;
+}
+
 /* kv_decode(blob_id): the chunk's numbers as a blob of float32. */
 static void kv_decode(sqlite3_context *ctx, int argc, sqlite3_value **argv)
 {
-    struct functions *f = sqlite3_user_data(ctx);
-    sqlite3_stmt *find = NULL; /* not kept: a statement that outlives the query would keep the connection open */
-    enum kv_type type;
-    float *out;
-    size_t n;
-    err e = {0};
+    const struct decoded *d;
     (void)argc;
     if (sqlite3_value_type(argv[0]) == SQLITE_NULL) return;
-    if (query_chunk(sqlite3_context_db_handle(ctx), &find, sqlite3_value_int64(argv[0]), &f->raw, &type, &e))
-        fail(ctx, &e);
-    else {
-        n = f->raw.n / query_element(type);
-        out = mem_array(n, sizeof *out);
-        engine_kv_to_f32(type, f->raw.p, out, n);
-        sqlite3_result_blob64(ctx, out, n * sizeof *out, free);
-    }
-    sqlite3_finalize(find);
+    d = decoded(ctx, sqlite3_user_data(ctx), sqlite3_value_int64(argv[0]));
+    if (d) sqlite3_result_blob64(ctx, d->v, d->n * sizeof *d->v, SQLITE_TRANSIENT);
 }
 
 /* Both arguments as float32 vectors of one length. 0; 1: one is NULL; -1: not such vectors, the error is set. */
@@ -134,6 +158,40 @@ static double at(const char *v, size_t i)
     float f;
     memcpy(&f, v + i * sizeof f, sizeof f);
     return (double)f;
+}
+
+/* kv_row(blob_id, heads, tokens, t): of a chunk (heads, tokens, E) the vector of its token t, (heads, E) float32. */
+static void kv_row(sqlite3_context *ctx, int argc, sqlite3_value **argv)
+{
+    struct functions *f = sqlite3_user_data(ctx);
+    int64_t heads = sqlite3_value_int64(argv[1]), tokens = sqlite3_value_int64(argv[2]), t = sqlite3_value_int64(argv[3]);
+    const struct decoded *d;
+    size_t E;
+    float *out;
+    (void)argc;
+    if (sqlite3_value_type(argv[0]) == SQLITE_NULL) return;
+    d = decoded(ctx, f, sqlite3_value_int64(argv[0]));
+    if (!d) return;
+    if (heads < 1 || tokens < 1 || t < 0 || t >= tokens || heads > (int64_t)d->n / tokens || d->n % (size_t)(heads * tokens)) {
+        sqlite3_result_error(ctx, "kv_row takes a chunk, its heads, its tokens and one of these, counted from 0", -1);
+        return;
+    }
+    E = d->n / (size_t)(heads * tokens);
+    out = mem_array((size_t)heads * E, sizeof *out);
+    for (int64_t g = 0; g < heads; g++) memcpy(out + (size_t)g * E, d->v + (size_t)(g * tokens + t) * E, E * sizeof *out);
+    sqlite3_result_blob64(ctx, out, (size_t)heads * E * sizeof *out, free);
+}
+
+/* vec_max(a, b): largest absolute difference, each taken in float32 as a picture of it is. */
+static void vec_max(sqlite3_context *ctx, int argc, sqlite3_value **argv)
+{
+    const char *a, *b;
+    double most = 0;
+    size_t i, n;
+    (void)argc;
+    if (vectors(ctx, argv, &a, &b, &n)) return;
+    for (i = 0; i < n; i++) most = fmax(most, fabs((double)((float)at(a, i) - (float)at(b, i))));
+    sqlite3_result_double(ctx, most);
 }
 
 /* vec_l2(a, b): Euclidean distance. */
@@ -184,7 +242,8 @@ int query_functions(sqlite3 *db, err *e)
         const char *name;
         int n_args;
         void (*call)(sqlite3_context *, int, sqlite3_value **);
-    } table[] = {{"kv_decode", 1, kv_decode}, {"vec_l2", 2, vec_l2}, {"vec_cos", 2, vec_cos}, {"token_text", 2, token_text}};
+    } table[] = {{"kv_decode", 1, kv_decode}, {"kv_row", 4, kv_row},   {"vec_l2", 2, vec_l2},
+                 {"vec_max", 2, vec_max},     {"vec_cos", 2, vec_cos}, {"token_text", 2, token_text}};
     struct functions *f = mem_alloc(sizeof *f);
     size_t i;
     f->refs = 1; /* held while registering, since a failed registration lets go at once */

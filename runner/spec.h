@@ -75,21 +75,52 @@ struct prompt {
 
 /* ---- positions ---- */
 
-enum select_kind { SELECT_SLOT, SELECT_TEXT, SELECT_TOKENS };
+enum select_kind {
+    SELECT_SLOT,    /* text: the slot's name, nth */
+    SELECT_TEXT,    /* text: a substring, nth */
+    SELECT_TOKENS,  /* tokens */
+    SELECT_REGEX,   /* text: PCRE2 with UTF, nth */
+    SELECT_ROLE,    /* text: the role of chat turns, nth the turn among those of that role; with_markers */
+    SELECT_BOS,     /* the token in front that stands for no text */
+    SELECT_ALL_OF,  /* every position */
+    SELECT_AFTER,   /* behind the last position of parts[0] */
+    SELECT_BEFORE,  /* before the first position of parts[0] */
+    SELECT_BETWEEN, /* behind parts[0], before parts[1] */
+    SELECT_NOT,     /* all but parts[0] */
+    SELECT_ANY,     /* in one of the parts */
+    SELECT_BOTH,    /* in all of the parts */
+    SELECT_GEN,     /* new tokens, tokens counts them from 0; only with when: every_step or steps */
+    SELECT_SCORE,   /* those among parts[0] with the least or the largest scores; known only when the job runs */
+};
 enum { SELECT_ONLY = 0, SELECT_LAST = -1, SELECT_ALL = -2 }; /* nth: 1.. or one of these; ONLY: must occur once */
+enum select_edges { EDGES_SPACE, EDGES_EXACT, EDGES_INCLUDE, EDGES_EXCLUDE }; /* of tokens that are partly inside */
+enum select_score {
+    SCORE_POSITION,
+    SCORE_ATTENTION,
+    SCORE_KEY_NORM
+}; /* attention: received in the unedited pass, summed over
+      layers, heads and later queries; key norm: L2, the same sums */
 
 struct select {
     enum select_kind kind;
-    const char *text; /* slot name or substring */
+    const char *text;
     int nth;
     struct ranges tokens; /* SELECT_TOKENS: indices, negatives from the end of the prompt */
+    bool with_markers;
+    enum select_edges edges;
+    int expand[2];        /* tokens more to the left and to the right */
+    struct select *parts; /* (n_parts) */
+    int n_parts;
+    enum select_score score;
+    bool highest;        /* of the scores, else the lowest */
+    int count, per_cent; /* how many are taken: a number, or a share of the candidates in per cent (0: count says it) */
     struct mark at;
     int width;
 };
 
 /* ---- edits ---- */
 
-enum op_when { WHEN_FINISHED_CACHE, WHEN_PREFILL };
+enum op_when { WHEN_FINISHED_CACHE, WHEN_PREFILL, WHEN_STEPS }; /* STEPS: every_step is 0..INT_MAX */
 
 /* A place of a prompt whose unedited values are taken. */
 struct donor {
@@ -152,12 +183,14 @@ struct axis_value {
 
 /* ---- the rest ---- */
 
-enum after_edit { AFTER_NONE, AFTER_RERUN_LAST, AFTER_REUSE_LOGITS };
+enum after_edit { AFTER_NONE, AFTER_RERUN_LAST, AFTER_REUSE_LOGITS, AFTER_FEED };
 
 struct decode {
     int max_tokens; /* default 100 */
     bool stop_eos;  /* default true */
     enum after_edit after_edit;
+    const char *feed; /* AFTER_FEED: the last words of every prompt, fed as one block behind the edit */
+    struct mark feed_at;
     struct mark at;
 };
 

@@ -290,9 +290,11 @@ static int put_edits(struct begin *b, int64_t job_id, const struct job *j, err *
         struct sources s = sources_of(b, o);
         double by = o->op == EDIT_SCALE || o->op == EDIT_ADD ? (double)o->by : (double)NAN; /* NaN becomes NULL */
         if (db_run(b->st->db, &b->stmts[BEGIN_EDIT], e,
-                   "INSERT INTO intervention VALUES(?,?,?,?,?,?,?,?,nullif(?,-1),?,?,?,?,nullif(?,-1),?)", "iissssssisidbis",
-                   job_id, (int64_t)i, job_op_name(o->op), job_tensor_name(o->tensors, o->layers[0]), job_when_name(o->when),
-                   json_list(&b->a, o->layers, o->n_layers), json_list(&b->b, o->heads, o->n_heads),
+                   "INSERT INTO intervention(job_id,ord,op,tensor,timing,layers_json,heads_json,positions_json,donor_prompt_id,"
+                   "donor_positions_json,rerotate,amount,vector_sha256,minus_prompt_id,minus_positions_json)"
+                   " VALUES(?,?,?,?,?,?,?,?,nullif(?,-1),?,?,?,?,nullif(?,-1),?)",
+                   "iissssssisidbis", job_id, (int64_t)i, job_op_name(o->op), job_tensor_name(o->tensors, o->layers[0]),
+                   job_when_name(o->when), json_list(&b->a, o->layers, o->n_layers), json_list(&b->b, o->heads, o->n_heads),
                    json_list(&b->c, o->at, o->n_at), s.donor, s.donor_at, (int64_t)o->rerotate, by, s.vector, (size_t)32,
                    s.minus, s.minus_at))
             return -1;

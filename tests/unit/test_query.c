@@ -211,7 +211,7 @@ static void anything_but_one_question_is_refused(void **state)
     }
     assert_int_equal(access("/tmp/kvrun-test-other.db", F_OK), -1);
     assert_rows("SELECT 1 AS a; ; -- that was all\n /* really */ ", QUERY_CSV, 0, "a\r\n1\r\n");
-    assert_rows("PRAGMA user_version", QUERY_CSV, 0, "user_version\r\n1\r\n");
+    assert_rows("PRAGMA user_version", QUERY_CSV, 0, "user_version\r\n2\r\n");
     assert_rows("SELECT count(*) AS n FROM attempt", QUERY_CSV, 0, "n\r\n10\r\n");
 }
 

@@ -70,7 +70,7 @@ static void a_new_file_has_the_settings_of_the_schema(void **state)
     store *st = opened(path);
     (void)state;
     assert_int_equal(ask(st, "PRAGMA application_id"), 0x6B767231);
-    assert_int_equal(ask(st, "PRAGMA user_version"), 1);
+    assert_int_equal(ask(st, "PRAGMA user_version"), 2);
     assert_int_equal(ask(st, "PRAGMA page_size"), 16384);
     assert_int_equal(ask(st, "PRAGMA auto_vacuum"), 2);
     assert_string_equal(ask_text(st, "PRAGMA journal_mode"), "wal");
@@ -524,7 +524,7 @@ static void a_newer_or_unknown_schema_is_told_apart(void **state)
     (void)state;
     store_close(opened(path));
     exec_on(path, "PRAGMA user_version=5");
-    assert_refused(path, "made by a newer kvrun (schema 5); this one reads up to 1");
+    assert_refused(path, "made by a newer kvrun (schema 5); this one reads up to 2");
     exec_on(path, "PRAGMA user_version=0");
     assert_refused(path, "damaged");
     fix_remove(path);
