@@ -268,12 +268,11 @@ int cache_renew(cache *c, int layer, int first, err *e)
     return 0;
 }
 
-void cache_read(const cache *c, int layer, int tensor, int first, int n, void *out)
+static void read_once(const cache *c, int layer, int tensor, int first, int n, void *out)
 {
     const engine *en = c->en;
     size_t size = (size_t)dtype_block_bytes(en->attn.kv_type), E = (size_t)en->model.E;
     int g, t, run;
-    trouble_hold(en);
     for (g = 0; g < en->model.G; g++)
         for (t = 0; t < n; t += run) {
             int pos = first + t, at = pos % PAGE_TOKENS;
@@ -282,13 +281,20 @@ void cache_read(const cache *c, int layer, int tensor, int first, int n, void *o
             run = PAGE_TOKENS - at < n - t ? PAGE_TOKENS - at : n - t;
             if (n == PAGE_TOKENS && run == n) { /* a whole page lies as `out` wants it: one copy */
                 en->k->get(out, src, page_bytes(en));
-                g = en->model.G;
-                break;
+                return;
             }
             en->k->get((char *)out + ((size_t)g * n + t) * E * size, src + ((size_t)g * PAGE_TOKENS + at) * E * size,
                        (size_t)run * E * size);
         }
-    trouble_let(en);
+}
+
+void cache_read(const cache *c, int layer, int tensor, int first, int n, void *out)
+{
+    unsigned before;
+    do {
+        before = trouble_times(c->en);
+        read_once(c, layer, tensor, first, n, out);
+    } while (trouble_times(c->en) != before);
 }
 
 bool cache_shares(const cache *a, const cache *b, int layer, int pos)

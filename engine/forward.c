@@ -397,14 +397,12 @@ static void all_layers(engine *en, const struct pass_row *rows, int n, const int
 int forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want, err *e)
 {
     const struct kernels *k = en->k;
-    int rc, plain = !en->tap && n_want == n && rows[n - 1].layer == 0;
-    trouble_hold(en);
+    int plain = !en->tap && n_want == n && rows[n - 1].layer == 0;
+    trouble_pass(en);
     forward_rows(en, rows, n);
     /* Plain is a step of decoding: as many logits as rows, in their order. */
     if (!k->begin(&en->s.r, en->model.n_layer, plain)) all_layers(en, rows, n, want, n_want);
     k->end();
     if (n_want > 0) k->get(en->s.host_picks, en->s.picks, (size_t)n_want * sizeof *en->s.picks);
-    rc = trouble_take(en, e);
-    trouble_let(en);
-    return rc;
+    return trouble_take(en, e);
 }

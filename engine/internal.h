@@ -2,6 +2,10 @@
  *
  * An engine owns its model, tokenizer, chat template, page pool and one scratch area for the widest pass. A cache owns
  * references to pages; a page belongs to all caches that point to it and returns to the pool with the last of them.
+ *
+ * Weights, scratch and pages lie in the backend's memory, which the host may not be able to read: everything between goes
+ * through k->get and k->put. A page's hidden bits, positions and page tables are the host's. tests/plugin/fake_cuda.c finds
+ * whoever forgets that.
  */
 #ifndef ENGINE_INTERNAL_H
 #define ENGINE_INTERNAL_H
@@ -143,9 +147,11 @@ struct engine {
 /* ---- trouble.c ---- */
 /* What failed in the backend since this was last asked: ERR_MEMORY once, ERR_ENV from then on. */
 int trouble_take(const engine *en, err *e);
-/* Nobody else uses the device in between; may be nested. Does nothing on the CPU. */
-void trouble_hold(const engine *en);
-void trouble_let(const engine *en);
+/* A pass begins, which trouble_take ends, in this thread. */
+void trouble_pass(const engine *en);
+/* How often memory ran out; waits until a pass in which it just did is over. What was read between two different answers is
+   to be read again. */
+unsigned trouble_times(const engine *en);
 struct trouble *trouble_new(void);
 void trouble_free(struct trouble *t); /* NULL is fine */
 

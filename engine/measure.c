@@ -340,10 +340,9 @@ int machine_measure(engine *en, int B, int prefix, double seconds, struct measur
         if (cache_reserve(c[i], 1, e)) goto out;
         rows[i] = (struct pass_row){c[i], ids[i % prefix], prefix};
     }
-    trouble_hold(en);
+    trouble_pass(en);
     n = measure(en, rows, B, prefix, seconds, out);
     if (trouble_take(en, e)) n = -1;
-    trouble_let(en);
 out:
     for (i = 0; i <= B; i++) cache_free(c[i]);
     free(c);

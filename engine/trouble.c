@@ -3,8 +3,9 @@
  * A backend tells of a failure once, to whoever asks first. Here it is kept until the thread that computes has taken it; a lost
  * device stays lost, since nothing that is asked of it afterwards means anything.
  *
- * When memory runs out in a pass, what is asked of the backend until somebody has asked for the trouble does nothing. So that a
- * thread which reads a cache meanwhile does not take zeros for its content, a pass holds the device until its trouble is taken.
+ * When memory runs out in a pass, what is asked of the backend until somebody has asked for the trouble does nothing. A thread
+ * that reads a cache meanwhile would take nothing for its content, so it reads again when such trouble came up since it began.
+ * It does not keep the device from computing: packing goes on beside the next batch.
  */
 #include "internal.h"
 
@@ -13,7 +14,10 @@
 
 struct trouble {
     pthread_mutex_t lock;
-    pthread_mutex_t device; /* recursive: captures read caches within a pass */
+    pthread_cond_t taken;
+    pthread_t computes; /* the thread of the pass, while there is one */
+    bool passing;
+    unsigned times; /* that memory ran out */
     enum { NONE, MEMORY, LOST } state;
     char text[256];
 };
@@ -21,12 +25,8 @@ struct trouble {
 struct trouble *trouble_new(void)
 {
     struct trouble *t = mem_alloc(sizeof *t);
-    pthread_mutexattr_t recursive;
     pthread_mutex_init(&t->lock, NULL);
-    pthread_mutexattr_init(&recursive);
-    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
-    pthread_mutex_init(&t->device, &recursive);
-    pthread_mutexattr_destroy(&recursive);
+    pthread_cond_init(&t->taken, NULL);
     return t;
 }
 
@@ -34,18 +34,8 @@ void trouble_free(struct trouble *t)
 {
     if (!t) return;
     pthread_mutex_destroy(&t->lock);
-    pthread_mutex_destroy(&t->device);
+    pthread_cond_destroy(&t->taken);
     free(t);
-}
-
-void trouble_hold(const engine *en)
-{
-    if (en->gpu.k) pthread_mutex_lock(&en->trouble->device);
-}
-
-void trouble_let(const engine *en)
-{
-    if (en->gpu.k) pthread_mutex_unlock(&en->trouble->device);
 }
 
 /* The backend's latest news; the lock is held. */
@@ -56,6 +46,31 @@ static void listen(const engine *en, struct trouble *t)
     if (!what || t->state == LOST) return;
     snprintf(t->text, sizeof t->text, "%s: %s", en->k->name, what);
     t->state = memory ? MEMORY : LOST;
+    t->times += t->state == MEMORY;
+}
+
+void trouble_pass(const engine *en)
+{
+    struct trouble *t = en->trouble;
+    pthread_mutex_lock(&t->lock);
+    t->computes = pthread_self();
+    t->passing = true;
+    pthread_mutex_unlock(&t->lock);
+}
+
+unsigned trouble_times(const engine *en)
+{
+    struct trouble *t = en->trouble;
+    unsigned times;
+    if (!en->gpu.k) return 0;
+    pthread_mutex_lock(&t->lock);
+    listen(en, t);
+    /* The pass itself reads caches for its captures; it fails anyway. */
+    while (t->state == MEMORY && t->passing && !pthread_equal(t->computes, pthread_self()))
+        pthread_cond_wait(&t->taken, &t->lock);
+    times = t->times;
+    pthread_mutex_unlock(&t->lock);
+    return times;
 }
 
 int trouble_take(const engine *en, err *e)
@@ -66,6 +81,8 @@ int trouble_take(const engine *en, err *e)
     listen(en, t);
     if (t->state != NONE) rc = err_set(e, t->state == MEMORY ? ERR_MEMORY : ERR_ENV, "%s", t->text);
     if (t->state == MEMORY) t->state = NONE;
+    t->passing = false;
+    pthread_cond_broadcast(&t->taken);
     pthread_mutex_unlock(&t->lock);
     return rc;
 }

@@ -82,9 +82,7 @@ int backend_cublas(char *name, size_t n)
     static const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so.11"};
     size_t i;
     for (i = 0; i < sizeof names / sizeof *names; i++) {
-        void *lib = dlopen(names[i], RTLD_LAZY | RTLD_LOCAL);
-        if (!lib) continue;
-        dlclose(lib);
+        if (!dlopen(names[i], RTLD_LAZY | RTLD_LOCAL)) continue; /* stays loaded: its libraries leak when they are unloaded */
         snprintf(name, n, "%s", names[i]);
         return 1;
     }

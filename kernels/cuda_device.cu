@@ -18,7 +18,11 @@ static struct {
 
 void cuda_lock(void)
 {
+    static thread_local bool knows; /* the device is a setting of each thread */
     lock.lock();
+    if (knows || !cuda.stream) return;
+    cudaSetDevice(cuda.device);
+    knows = true;
 }
 
 void cuda_unlock(void)

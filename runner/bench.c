@@ -4,6 +4,7 @@
 #include "../engine/machine.h"
 #include "environment.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -314,6 +315,16 @@ static void print_json(const struct bench *b, FILE *out)
     json_decref(j);
 }
 
+static int write_json(const struct bench *b, const char *path, err *e)
+{
+    FILE *f = fopen(path, "w");
+    int bad;
+    if (!f) return err_set(e, ERR_INPUT, "cannot write '%s': %s", path, strerror(errno));
+    print_json(b, f);
+    bad = ferror(f);
+    return fclose(f) || bad ? err_set(e, ERR_DISK, "cannot write '%s': %s", path, strerror(errno)) : 0;
+}
+
 int bench(const struct options *o, FILE *out, err *e)
 {
     struct bench b = {.o = o, .seconds = o->seconds ? o->seconds : 1};
@@ -323,6 +334,7 @@ int bench(const struct options *o, FILE *out, err *e)
         print_json(&b, out);
     else if (!rc)
         print_text(&b, out);
+    if (!rc && o->out) rc = write_json(&b, o->out, e);
     engine_free(b.en);
     if (e->code == ERR_MEMORY) e->code = ERR_ENV;
     return rc;

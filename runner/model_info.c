@@ -9,7 +9,7 @@
 
 int model_info_open(engine **out, const char *path, err *e)
 {
-    struct engine_opts o = {.path = path, .max_rows = 1, .threads = 1};
+    struct engine_opts o = {.path = path, .backend = "cpu", .max_rows = 1, .threads = 1};
     err first = {0}, second = {0};
     if (engine_open(out, &o, &first) == 0) return 0;
     o.vocab_only = true;

@@ -239,11 +239,13 @@ static int batch_rows(const struct loop *l)
 {
     const struct run *r = l->r;
     const struct engine_info *i = engine_info(r->en);
-    int64_t bytes = most_pages(l) * 64 * i->kv_bytes_per_token, room = i->gpu_free ? i->gpu_free / 3 : budget;
-    int rows, batches, most = i->gpu_free ? 64 : 32;
+    int64_t pages = most_pages(l) * 64 * i->kv_bytes_per_token, room = i->gpu_free ? i->gpu_free / 3 : budget,
+            recorded = most_recorded(l);
+    int rows = i->gpu_free ? 64 : 32, batches;
     if (r->o->batch) return r->o->batch;
-    bytes += most_recorded(l);
-    rows = bytes > 0 && room / bytes < most ? (int)(room / bytes) : most;
+    if (!i->gpu_free) pages += recorded; /* both are in the host's memory */
+    if (pages > 0 && room / pages < rows) rows = (int)(room / pages);
+    if (recorded > 0 && budget / recorded < rows) rows = (int)(budget / recorded);
     if (rows < 1) rows = 1;
     if (l->n_pending == 0) return rows;
     batches = (l->n_pending + rows - 1) / rows; /* even batches: the last one is not a small one */

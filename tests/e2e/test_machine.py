@@ -5,6 +5,7 @@ import pytest
 from conftest import PLUGINS, run
 
 FAKE = {"KVRUN_PLUGINS": str(PLUGINS / "fake")}
+ALONE = {"OMP_NUM_THREADS": "1"}  # a shorter self-test
 
 
 def findings(done):
@@ -14,7 +15,7 @@ def findings(done):
 def test_doctor_needs_no_gpu_and_tells_what_is_there(tmp_path):
     done = run("doctor", "--db", tmp_path / "x.db")
     assert done.stdout.endswith("kvrun can run here.\n") and "equal bits in" in done.stdout
-    found = findings(run("doctor", "--json", "--db", tmp_path / "x.db", KVRUN_MODELS=str(tmp_path)))
+    found = findings(run("doctor", "--json", "--db", tmp_path / "x.db", KVRUN_MODELS=str(tmp_path), **ALONE))
     assert found["gpu"]["state"] == "note" and "no libkvrun_cuda.so" in found["gpu"]["text"]
     assert found["models"]["state"] == "note" and "scalar" in found["instructions"]["text"]
     assert found["determinism"]["state"] == "good" and found["sqlite"]["state"] == "good"
@@ -22,29 +23,29 @@ def test_doctor_needs_no_gpu_and_tells_what_is_there(tmp_path):
 
 def test_doctor_names_what_is_missing_for_a_gpu(tmp_path):
     for plugin, words in (("needy", "needs libcublas_of_tests.so, which is not installed"), ("wrong", "is not a plug-in of kvrun")):
-        done = run("doctor", "--json", KVRUN_PLUGINS=str(PLUGINS / plugin))
+        done = run("doctor", "--json", KVRUN_PLUGINS=str(PLUGINS / plugin), **ALONE)
         assert words in json.loads(done.stdout)["gpu"]["why"]
-    gpu = json.loads(run("doctor", "--json", **FAKE).stdout)["gpu"]
+    gpu = json.loads(run("doctor", "--json", **FAKE, **ALONE).stdout)["gpu"]
     assert gpu["usable"] and gpu["why"] is None and gpu["plugin"].endswith("fake/libkvrun_cuda.so") and gpu["runtime"] == 13000
-    done = run("doctor", "--json", KVRUN_FAKE_OPEN="no CUDA-capable device is detected (100)", **FAKE)
+    done = run("doctor", "--json", KVRUN_FAKE_OPEN="no CUDA-capable device is detected (100)", **FAKE, **ALONE)
     assert "no CUDA-capable device is detected (100)" in json.loads(done.stdout)["gpu"]["why"]
 
 
 def test_doctor_is_exit_3_where_nothing_can_be_stored(tmp_path):
     bad = tmp_path / "bad.db"
     bad.write_text("this is no database, but it is long enough to be looked at as if it were one" * 20)
-    done = run("doctor", "--db", bad, check=3)
+    done = run("doctor", "--db", bad, check=3, **ALONE)
     assert "! database" in done.stdout and "kvrun cannot run here" in done.stdout
-    done = run("doctor", "--db", tmp_path / "no" / "such" / "x.db", check=3)
+    done = run("doctor", "--db", tmp_path / "no" / "such" / "x.db", check=3, **ALONE)
     assert "cannot be written to" in done.stdout
     assert "unknown option" in run("doctor", "--shape", "tiny", check=2).stderr
 
 
 @pytest.mark.parametrize("env", [{}, FAKE], ids=["cpu", "fake"])
 def test_bench_of_a_tiny_shape(env):
-    done = run("bench", "--shape", "tiny", "--weights", "q8_0", "--layers", "2", "--prefix", "64", "--json", **env)
+    done = run("bench", "--shape", "tiny", "--weights", "q8_0", "--layers", "1", "--prefix", "64", "--json", **env)
     b = json.loads(done.stdout)
-    assert b["backend"] == ("cuda" if env else "cpu") and b["layers"] == 2 and b["kv"] == "bf16" and b["prefix"] == 64
+    assert b["backend"] == ("cuda" if env else "cpu") and b["layers"] == 1 and b["kv"] == "bf16" and b["prefix"] == 64
     assert [d["rows"] for d in b["decode"]] == [1, 32, 64] and all(d["tokens_per_second"] > 0 for d in b["decode"])
     assert [p["tokens"] for p in b["prefill"]] == [512, 2048] and b["prefill"][0]["seconds"] > 0
     assert b["prefill"][1]["seconds"] is None  # the context is 1024
@@ -53,8 +54,9 @@ def test_bench_of_a_tiny_shape(env):
     assert b["limits"]["bytes_per_second"] > 1e8 and b["limits"]["flops_per_second"] > 1e6
 
 
-def test_bench_prints_tables_for_a_model_file(tiny):
-    out = run("bench", tiny, "--kv", "f32", "--prefix", "70", "--threads", "1").stdout
+def test_bench_prints_tables_for_a_model_file(tiny, tmp_path):
+    out = run("bench", tiny, "--kv", "f32", "--prefix", "70", "--threads", "1", "-o", tmp_path / "numbers.json").stdout
+    assert json.loads((tmp_path / "numbers.json").read_text())["prefix"] == 70
     assert "| B = 32 |" in out and "| matmul gate up |" in out and "limits measured here" in out and "tiny llama" in out
     for line in out.splitlines():
         assert not line.startswith("|") or line.count("|") in (6, 7)
