@@ -690,6 +690,37 @@ static void mutated_specs_are_read_or_refused_but_never_break(void **state)
     free(needle);
 }
 
+/* Any bytes as an argument of -s: an error or a spec, never a crash. */
+static void mutated_arguments_are_read_or_refused(void **state)
+{
+    static const char text[] = "kvrun: 1\nexperiment: x\nmodel: { path: m.gguf }\nprompts: [{ name: a, text: Hello }]\n"
+                               "axes: { l: { layers: all } }\nconditions: [&c { name: one }, { name: two }, *c]\n";
+    static const char *const seeds[] = {"conditions.0.name=x", "axes.l={ from: 0, to: 1, step: 0.1 }",
+                                        "prompts=[{ name: b, text: |\n  a\n  b }]", "axes.z={ zip: { a: [1, 2], b: [3, 4] } }",
+                                        "exclude=[{ when: { l: 3 }, why: w }]"};
+    unsigned r = 1;
+    (void)state;
+    for (int i = 0; i < 4000; i++) {
+        char set[128];
+        const char *sets[2] = {set, seeds[i % 5]};
+        struct spec *s = NULL;
+        struct diag *d = NULL;
+        struct buf said = {0};
+        size_t n;
+        snprintf(set, sizeof set, "%s", seeds[i / 5 % 5]);
+        n = strlen(set);
+        for (int k = 0; k < 1 + i % 3; k++) {
+            r = r * 1103515245u + 12345u;
+            set[r / 65536 % n] = (char)("=.:{}[]&*!|>\n\t\"'#-0a\x80\xe6"[r / 7919 % 22]);
+        }
+        spec_parse_set(&s, "x.yaml", text, sizeof text - 1, sets, 2, &d);
+        diag_text(d, &said);
+        buf_free(&said);
+        diag_free(d);
+        spec_free(s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -697,6 +728,7 @@ int main(void)
         cmocka_unit_test(a_chat_template_is_read_and_the_date_is_a_day),
         cmocka_unit_test(a_file_that_cannot_be_read_is_an_input_error),
         cmocka_unit_test(a_file_over_the_limit_is_refused),
+        cmocka_unit_test(mutated_arguments_are_read_or_refused),
         cmocka_unit_test(values_of_the_command_line_stand_over_the_file),
         cmocka_unit_test(the_needle_spec_loads_without_warnings),
         cmocka_unit_test(operations_of_the_needle_spec_are_typed),
