@@ -57,6 +57,7 @@ static void describe(engine *en, const struct engine_opts *o)
     struct engine_info *i = &en->info;
     const struct model *m = &en->model;
     size_t bytes;
+    int l;
     if (en->file) {
         const void *all = gguf_bytes(en->file, &bytes);
         SHA256(all, bytes, i->sha256);
@@ -79,6 +80,12 @@ static void describe(engine *en, const struct engine_opts *o)
     i->n_vocab = m->V;
     i->n_ctx_train = m->n_ctx;
     i->rope_base = m->rope_base;
+    for (l = 0; l < m->n_layer && !m->layers[l].window;) l++;
+    if (l < m->n_layer) {
+        en->windows = mem_array((size_t)m->n_layer, sizeof *en->windows);
+        for (l = 0; l < m->n_layer; l++) en->windows[l] = m->layers[l].window;
+    }
+    i->windows = en->windows;
     i->kv_bytes_per_token = (int64_t)2 * m->n_layer * m->G * m->E * dtype_block_bytes(kv_dtypes[o->kv]);
     snprintf(en->numerics, sizeof en->numerics, "n1:%s:kv-%s", en->k->numerics, i->kv_dtype);
     i->numerics = en->numerics;
@@ -159,6 +166,7 @@ void engine_free(engine *en)
     safetensors_close(en->weights);
     map_release(en->config, en->config_bytes);
     pthread_mutex_destroy(&en->pool_lock);
+    free(en->windows);
     free(en->path);
     free(en);
 }

@@ -123,6 +123,7 @@ struct engine {
     struct info_own info_own;
     char numerics[64];
     char *path;
+    int *windows; /* (n_layer) of the info, or NULL */
 
     pthread_mutex_t pool_lock;
     struct page *pool;

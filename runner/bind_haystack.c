@@ -181,7 +181,7 @@ out:
 
 static int no_room(const struct stack *k, int frame)
 {
-    diag_add(k->d, DIAG_ERROR, "E390", k->h->at, k->h->width,
+    diag_add(k->d, DIAG_ERROR, "E335", k->h->at, k->h->width,
              "tokens: %d leaves no room for a haystack in prompt '%s': without one it has %d tokens", k->h->tokens, k->p->name,
              frame);
     return -1;
@@ -190,7 +190,7 @@ static int no_room(const struct stack *k, int frame)
 static int too_short(const struct stack *k, int have, int wanted)
 {
     const struct text_file *f = &k->s->files[k->h->file];
-    diag_add(k->d, DIAG_ERROR, "E391", k->h->at, k->h->width,
+    diag_add(k->d, DIAG_ERROR, "E336", k->h->at, k->h->width,
              "file '%s' has text for %d tokens; a prompt of %d tokens has room for %d", f->name, have, k->h->tokens, wanted);
     return -1;
 }

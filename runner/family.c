@@ -1,38 +1,146 @@
-/* family.c: one prefill per prompt, forks and edits per job; see family.h. */
+/* family.c: what jobs share, counted; forks and edits per job; see family.h. */
 #include "family_in.h"
-
-#include "progress.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-/* Adds `by` to the users of every cache and recording that the job needs. */
-static void count_users(struct families *f, const struct job *j, int by)
+enum { KEPT = CACHE_K | CACHE_V };
+
+/* ---- who needs what ---- */
+
+static void count_job(struct families *f, const struct job *j, int by, bool want);
+
+/* A base with edits needs what its own job needs, as long as somebody needs it. */
+static void count_base(struct families *f, int base, int by, bool want)
+{
+    int before = f->bases[base].users;
+    f->bases[base].users += by;
+    if (f->bases[base].of && f->bases[base].n_ops < 0 && (before == 0 || before + by == 0))
+        count_job(f, f->bases[base].of, by, want);
+}
+
+static void count_source(struct families *f, const struct job_op *op, int prompt, int job, const int *at, int n, int by,
+                         bool want)
+{
+    int base = family_donor(f, prompt, job);
+    count_base(f, base, by, want);
+    if (want && (op->tensors & ~KEPT || op->op == EDIT_ADD)) family_want(f, base, op->tensors, false, op->layers, op->n_layers, at, n);
+}
+
+/* Adds `by` to the users of all that an operation takes values from. */
+static void count_op(struct families *f, const struct job_op *op, int by, bool want)
+{
+    const struct job_vector *v = op->vector;
+    int i, n;
+    job_op_places(op, &n);
+    if (op->op == EDIT_TRANSPLANT && op->donor_prompt >= 0)
+        count_source(f, op, op->donor_prompt, op->donor_job, op->donor_at, n, by, want);
+    if (op->op == EDIT_ADD && !v->rows) {
+        count_source(f, op, v->from.prompt, -1, &v->from.at, 1, by, want);
+        count_source(f, op, v->minus.prompt, -1, &v->minus.at, 1, by, want);
+    }
+    for (i = 0; op->op == EDIT_MEAN && i < v->n_sets; i++)
+        count_source(f, op, v->sets[i].prompt, v->sets[i].job, v->sets[i].at, v->sets[i].n, by, want);
+}
+
+static void count_job(struct families *f, const struct job *j, int by, bool want)
+{
+    int i, prefix = f->prefix[j - f->jobs->jobs];
+    count_base(f, j->prompt, by, want);
+    if (prefix >= 0) f->bases[prefix].users += by;
+    for (i = 0; i < j->n_ops; i++) count_op(f, &j->ops[i], by, want);
+}
+
+/* ---- what is shared of passes ---- */
+
+/* Operations that a base can have made for a job: all but the last, when they are all in flight. */
+static int leading(const struct job *j)
 {
     int i;
-    f->bases[j->prompt].users += by;
-    for (i = 0; i < j->n_ops; i++) {
-        const struct job_op *op = &j->ops[i];
-        if (op->donor_prompt >= 0) f->bases[op->donor_prompt].users += by;
-        if (op->vector && !op->vector->rows) {
-            f->bases[op->vector->from.prompt].users += by;
-            f->bases[op->vector->minus.prompt].users += by;
-        }
-        family_count_recordings(f, op, by);
-    }
+    for (i = 0; i < j->n_ops; i++)
+        if (j->ops[i].when != WHEN_PREFILL || j->ops[i].score) return 0;
+    return j->n_ops - 1;
 }
+
+/* Jobs that begin with the same edits start from a pass with these, when there are several of them. */
+static void find_prefixes(struct families *f, const int *pending, int n)
+{
+    int *of = mem_array((size_t)n, sizeof *of), *count, i;
+    for (i = 0; i < n; i++) {
+        const struct job *j = &f->jobs->jobs[pending[i]];
+        of[i] = leading(j) > 0 ? family_of_ops(f, j, leading(j)) : -1;
+    }
+    count = mem_array((size_t)f->n_bases, sizeof *count);
+    for (i = 0; i < n; i++)
+        if (of[i] >= 0) count[of[i]]++;
+    for (i = 0; i < n; i++)
+        if (of[i] >= 0 && count[of[i]] > 1) f->prefix[pending[i]] = of[i];
+    free(count);
+    free(of);
+}
+
+/* The base that a job's own pass starts from, and how many of its operations that has made. */
+static int base_of(const struct families *f, const struct job *j, int *made)
+{
+    int prefix = f->prefix[j - f->jobs->jobs];
+    *made = prefix >= 0 ? leading(j) : 0;
+    return prefix >= 0 ? prefix : j->prompt;
+}
+
+/* What a job's own pass wants of its base: what enters the layer where it begins; with a shared beginning also what its last
+   operation would replace. */
+static void want_of_base(struct families *f, const struct job *j, int *wanted)
+{
+    int made, base = base_of(f, j, &made), n = f->jobs->prompts[j->prompt].n_tokens, first = n - 1, layer = f->n_layer - 1, i,
+              below;
+    const struct job_op *last = j->n_ops ? &j->ops[j->n_ops - 1] : NULL;
+    int *at;
+    bool flies = false;
+    for (i = 0; i < j->n_ops; i++) {
+        if (j->ops[i].when != WHEN_PREFILL) {
+            if (j->ops[i].when == WHEN_FINISHED_CACHE) return;
+            continue;
+        }
+        flies = true;
+        if (i >= made) family_reach(f, &j->ops[i], &first, &layer);
+    }
+    if (!flies) return;
+    if (made && last->op == EDIT_TRANSPLANT && !last->vector && last->tensors & ~KEPT)
+        family_want(f, base, last->tensors, false, last->layers, last->n_layers, last->at, last->n_at);
+    if (made && family_wants_logits(f, j)) f->bases[base].want_logits = true;
+    if (layer <= 0 || ++wanted[base] < 3) return; /* a base that is recorded for one or two costs more than it saves */
+    below = layer - 1;
+    at = mem_array((size_t)(n - first), sizeof *at);
+    for (i = first; i < n; i++) at[i - first] = i;
+    family_want(f, base, SITE_RESID, true, &below, 1, at, n - first);
+    free(at);
+}
+
+/* ---- life ---- */
 
 struct families *family_open(const struct spec *s, engine *en, const struct jobs *jobs, const int *pending, int n)
 {
     struct families *f = mem_alloc(sizeof *f);
-    int i;
+    int *wanted, i;
     f->spec = s;
     f->jobs = jobs;
     f->en = en;
-    f->bases = mem_array((size_t)s->n_prompts, sizeof *f->bases);
+    f->n_layer = engine_info(en)->n_layer;
+    f->n_bases = jobs->n_prompts;
+    f->bases = mem_array((size_t)f->n_bases + 1, sizeof *f->bases);
+    for (i = 0; i < f->n_bases; i++) f->bases[i].prompt = i;
     f->known = map_new();
-    for (i = 0; i < n; i++) count_users(f, &jobs->jobs[pending[i]], 1);
+    f->sites = map_new();
+    f->scores = mem_array(2 * (size_t)jobs->n_prompts, sizeof *f->scores);
+    f->prefix = mem_array((size_t)jobs->n, sizeof *f->prefix);
+    for (i = 0; i < jobs->n; i++) f->prefix[i] = -1;
+    find_prefixes(f, pending, n);
+    for (i = 0; i < n; i++) count_job(f, &jobs->jobs[pending[i]], 1, true);
+    wanted = mem_array((size_t)f->n_bases + 1, sizeof *wanted);
+    for (i = 0; i < n; i++) want_of_base(f, &jobs->jobs[pending[i]], wanted);
+    free(wanted);
+    family_plan_recordings(f);
     return f;
 }
 
@@ -41,144 +149,151 @@ void family_keep_logits(struct families *f)
     f->logits = true;
 }
 
-bool family_wants_logits(const struct families *f, const struct job *j)
-{
-    return f->logits || (f->jobs->asked && f->jobs->asked[j->prompt].n > 0);
-}
-
-static void base_clear(struct base *b)
-{
-    cache_free(b->cache);
-    cache_free(b->whole);
-    b->cache = b->whole = NULL;
-}
-
 void family_close(struct families *f)
 {
     int i;
     if (!f) return;
-    for (i = 0; i < f->spec->n_prompts; i++) base_clear(&f->bases[i]);
-    for (i = 0; i < f->n_recordings; i++) free(f->recordings[i].values);
+    for (i = 0; i < f->n_bases; i++) family_base_clear(f, i);
+    for (i = 0; i < f->n_recordings; i++) {
+        free(f->recordings[i].on);
+        free(f->recordings[i].layers);
+        free(f->recordings[i].at);
+        free(f->recordings[i].row);
+        free(f->recordings[i].col);
+    }
+    for (i = 0; i < 2 * f->jobs->n_prompts; i++) free(f->scores[i]);
     map_free(f->known);
+    map_free(f->sites);
     free(f->recordings);
+    free(f->scores);
+    free(f->prefix);
     free(f->bases);
     free(f);
 }
 
-/* With reuse_logits the finished cache holds the whole prompt and the first token is picked before any edit; else all but the
-   last token, which is fed after the edit. */
-int family_base(struct families *f, int prompt, struct base **out, err *e)
+/* ---- one job ---- */
+
+/* Room for what the job records, in out, and what the engine is told of it; and for the logits behind the prompt. */
+static void make_records(struct families *f, struct flight *fl)
 {
-    struct base *b = &f->bases[prompt];
-    const struct bound_prompt *p = &f->jobs->prompts[prompt];
-    bool reuse = f->spec->decode.after_edit == AFTER_REUSE_LOGITS;
-    int64_t before = progress_now_ms();
-    *out = b;
-    if (b->cache) return 0;
-    if (cache_new(&b->cache, f->en, e)) return -1;
-    if (cache_feed(b->cache, p->ids, reuse ? p->n_tokens : p->n_tokens - 1, reuse ? &b->first : NULL, e)) {
-        cache_free(b->cache);
-        b->cache = NULL;
-        return err_in(e, "prompt '%s'", p->prompt->name);
+    static const int layer = 0;
+    const struct job *j = fl->j;
+    struct finished *out = fl->out;
+    int i, n_tokens = f->jobs->prompts[j->prompt].n_tokens;
+    fl->records = mem_array((size_t)j->n_records + 1, sizeof *fl->records);
+    out->activations = mem_array((size_t)j->n_records, sizeof *out->activations);
+    out->result.activations = out->activations;
+    for (i = 0; i < j->n_records; i++) {
+        const struct job_record *r = &j->records[i];
+        struct activation *a = &out->activations[out->result.n_activations++];
+        a->record = r;
+        a->width = engine_site_width(f->en, r->site, n_tokens);
+        a->values = mem_array((size_t)r->n_layers * (size_t)r->n_at, (size_t)a->width * sizeof *a->values);
+        fl->records[fl->n_records++] = (struct record){r->site, r->layers, r->at, r->n_layers, r->n_at, n_tokens, a->values};
     }
-    b->us = (progress_now_ms() - before) * 1000;
+    if (!family_wants_logits(f, j)) return;
+    out->logits = mem_array((size_t)engine_info(f->en)->n_vocab, sizeof *out->logits);
+    fl->last = n_tokens - 1;
+    fl->records[fl->n_records++] = (struct record){SITE_LOGITS, &layer, &fl->last, 1, 1, n_tokens, out->logits};
+}
+
+/* A job that does not feed its prompt by itself: the family's cache, edited. */
+static int fork_finished(struct families *f, struct flight *fl, err *e)
+{
+    const struct job *j = fl->j;
+    const struct bound_prompt *p = &f->jobs->prompts[j->prompt];
+    struct finished *out = fl->out;
+    struct base *b;
+    int held = family_held(f, j->prompt);
+    if (family_cache(f, j->prompt, &b, e)) return -1;
+    out->result.prefill_us = b->us;
+    out->row.cache = cache_fork(b->cache);
+    out->row.first = b->first;
+    if (family_finish(f, j, &fl->done, out->row.cache, out, e)) return -1;
+    out->row.feed = p->ids + held;
+    out->row.n_feed = p->n_tokens - held;
     return 0;
 }
 
-/* The donor's cache; in flight its last token may be asked for, too, which a finished cache need not hold. */
-static int donor_of(struct families *f, const struct job_op *op, const cache **out, err *e)
+static void set_flight(struct families *f, struct flight *fl, int job, struct finished *out)
 {
-    const struct bound_prompt *p = &f->jobs->prompts[op->donor_prompt];
-    struct base *b;
-    int last = p->n_tokens - 1;
-    if (family_base(f, op->donor_prompt, &b, e)) return -1;
-    *out = b->cache;
-    if (cache_len(b->cache) > last || op->donor_at[op->n_at - 1] < last) return 0;
-    if (!b->whole) {
-        b->whole = cache_fork(b->cache);
-        if (cache_feed(b->whole, p->ids + last, 1, NULL, e)) {
-            cache_free(b->whole);
-            b->whole = NULL;
-            return err_in(e, "prompt '%s'", p->prompt->name);
+    const struct job *j = &f->jobs->jobs[job];
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    out->result.job = job;
+    out->result.started_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    *fl = (struct flight){.j = j, .prompt = j->prompt, .n_ops = j->n_ops, .finish = true, .out = out};
+    fl->base = base_of(f, j, &fl->made);
+}
+
+/* Hands the flight over to its job, which keeps what new tokens need. */
+static int land(struct families *f, struct flight *fl, bool flown, err *e)
+{
+    struct finished *out = fl->out;
+    if (flown) {
+        out->row.cache = fl->cache;
+        out->row.first = fl->pick;
+        out->result.prefill_us = fl->us;
+        fl->cache = NULL;
+    }
+    family_edits_free(&fl->flying);
+    out->flight = mem_alloc(sizeof *out->flight);
+    *out->flight = *fl;
+    *fl = (struct flight){0};
+    return family_decode(f, out->flight->j, cache_len(out->row.cache) + out->row.n_feed, out->flight, e);
+}
+
+void family_fork_all(struct families *f, const int *list, int n, struct finished **out)
+{
+    struct flight *fl = mem_array((size_t)n, sizeof *fl);
+    int *whose = mem_array((size_t)n, sizeof *whose), i, k = 0;
+    err all = {0};
+    for (i = 0; i < n; i++) {
+        const struct job *j = &f->jobs->jobs[list[i]];
+        set_flight(f, &fl[k], list[i], out[i]);
+        if (family_watched(j) || family_wants_logits(f, j)) {
+            make_records(f, &fl[k]);
+            whose[k++] = i;
+        } else {
+            struct flight one = fl[k];
+            if (fork_finished(f, &one, &out[i]->error) || land(f, &one, false, &out[i]->error)) family_flight_clear(&one);
         }
     }
-    *out = b->whole;
-    return 0;
-}
-
-void family_snapshot(struct finished *out, int moment, cache *c, int n_tok)
-{
-    struct result *r = &out->result;
-    cache *copy = cache_fork(c);
-    out->caches[r->n_snapshots] = copy;
-    r->snapshots[r->n_snapshots++] = (struct snapshot){moment, copy, n_tok};
-}
-
-int family_edit(struct families *f, const struct job_op *op, struct edit *ed, float **made, err *e)
-{
-    *made = NULL;
-    *ed = (struct edit){.op = op->op,
-                        .tensors = op->tensors,
-                        .layers = op->layers,
-                        .heads = op->heads,
-                        .at = op->at,
-                        .n_layers = op->n_layers,
-                        .n_heads = op->n_heads,
-                        .n_at = op->n_at,
-                        .donor_at = op->donor_at,
-                        .rerotate = op->rerotate,
-                        .by = op->by};
-    if (op->op == EDIT_TRANSPLANT)
-        return op->tensors & ~(CACHE_K | CACHE_V) ? family_recorded(f, op, &ed->vector, e) : donor_of(f, op, &ed->donor, e);
-    if (op->op == EDIT_ADD) {
-        if (family_vector(f, op, made, e)) return -1;
-        ed->vector = *made;
+    if (k && family_fly(f, fl, k, &all))
+        for (i = 0; i < k; i++)
+            if (!fl[i].error.code) fl[i].error = all;
+    for (i = 0; i < k; i++) {
+        struct finished *o = out[whose[i]];
+        if (fl[i].error.code) {
+            o->error = fl[i].error;
+            err_in(&o->error, "prompt '%s'", f->jobs->prompts[fl[i].prompt].prompt->name);
+        } else {
+            land(f, &fl[i], true, &o->error);
+        }
+        family_flight_clear(&fl[i]);
     }
-    return 0;
-}
-
-int family_finish(struct families *f, const struct job *j, struct finished *out, err *e)
-{
-    int i, n_tok = f->jobs->prompts[j->prompt].n_tokens - 1;
-    struct edit ed;
-    float *made;
-    if (j->moments & MOMENT_PREFILL) family_snapshot(out, MOMENT_PREFILL, out->row.cache, n_tok);
-    for (i = 0; i < j->n_ops; i++)
-        if (j->ops[i].when == WHEN_FINISHED_CACHE &&
-            (family_edit(f, &j->ops[i], &ed, &made, e) || cache_edit(out->row.cache, &ed, e)))
-            return -1;
-    if (j->moments & MOMENT_EDITED) family_snapshot(out, MOMENT_EDITED, out->row.cache, n_tok);
-    return 0;
+    free(fl);
+    free(whose);
 }
 
 int family_fork(struct families *f, int job, struct finished *out, err *e)
 {
-    const struct job *j = &f->jobs->jobs[job];
-    const struct bound_prompt *p = &f->jobs->prompts[j->prompt];
-    struct timespec now;
-    struct base *b;
-    clock_gettime(CLOCK_REALTIME, &now);
-    out->result.job = job;
-    out->result.started_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-    if (family_watched(j) || family_wants_logits(f, j)) return family_pass(f, j, out, e);
-    if (family_base(f, j->prompt, &b, e)) return -1;
-    out->result.prefill_us = b->us;
-    out->row.cache = cache_fork(b->cache);
-    if (family_finish(f, j, out, e)) return -1;
-    if (f->spec->decode.after_edit == AFTER_REUSE_LOGITS) {
-        out->row.first = b->first;
-    } else {
-        out->row.feed = p->ids + p->n_tokens - 1;
-        out->row.n_feed = 1;
-    }
-    return 0;
+    family_fork_all(f, &job, 1, &out);
+    return out->error.code ? err_set(e, out->error.code, "%s", out->error.msg) : 0;
 }
 
-void family_done(struct families *f, int job)
+void family_done(struct families *f, struct finished *out)
 {
-    const struct job *j = &f->jobs->jobs[job];
     int i;
-    count_users(f, j, -1);
-    for (i = 0; i < f->spec->n_prompts; i++)
-        if (f->bases[i].users == 0) base_clear(&f->bases[i]);
+    count_job(f, &f->jobs->jobs[out->result.job], -1, false);
+    for (i = 0; i < f->n_bases; i++)
+        if (f->bases[i].users == 0) family_base_clear(f, i);
+    if (out->flight) {
+        family_flight_clear(out->flight);
+        free(out->flight);
+    }
+    out->flight = NULL;
+    out->row.watch = NULL;
+    out->row.steps = NULL;
+    out->row.n_steps = 0;
 }

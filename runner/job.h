@@ -152,6 +152,8 @@ void job_number(float x, char out[16]);
 /* What else an operation's JSON says, in the key and in the database: sigma, bits, queries, ... */
 struct json_t;
 void job_op_params(const struct job_op *op, struct json_t *o);
+/* Appends bytes that are equal for two operations of one run that do the same. */
+void job_op_bytes(const struct job_op *op, struct buf *b);
 /* The positions or new tokens that an operation edits, and how many they are. */
 const int *job_op_places(const struct job_op *op, int *n);
 /* The moment at which the job's stored cache is what it was at `moment`: that one, or its twin where no edit lies between them;

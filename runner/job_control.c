@@ -295,23 +295,6 @@ static bool move(struct moving *m, struct job_op *op)
     return true;
 }
 
-/* Everything of an operation that makes it another one. */
-static void add_whole(struct buf *b, const struct job_op *op)
-{
-    int n;
-    add_place(b, op);
-    job_op_places(op, &n);
-    add_ints(b,
-             (const int[]){(int)op->op, op->donor_prompt, op->donor_job, op->bits, op->per_channel, op->compact, op->rerotate},
-             7);
-    add_ints(b, op->donor_at, op->donor_at ? n : 0);
-    add_ints(b, op->queries, op->n_queries);
-    buf_add(b, &op->by, sizeof op->by);
-    buf_add(b, &op->sigma, sizeof op->sigma);
-    buf_add(b, &op->seed, sizeof op->seed);
-    if (op->vector && op->vector->rows) buf_add(b, op->vector->sha256, 32);
-}
-
 /* The operations of a condition's jobs with doubles left out; *n -1: too many. */
 static struct job_op *operations_of(const struct jobs_of *of, int *n)
 {
@@ -322,7 +305,7 @@ static struct job_op *operations_of(const struct jobs_of *of, int *n)
     for (i = of->first, *n = 0; i < of->end && *n >= 0; i++)
         for (k = 0; k < of->all->jobs[i].n_ops && *n >= 0; k++) {
             key.n = 0;
-            add_whole(&key, &of->all->jobs[i].ops[k]);
+            job_op_bytes(&of->all->jobs[i].ops[k], &key);
             if (map_put(seen, key.p, key.n, 0) >= 0) continue;
             if (*n == MOVED_MAX)
                 *n = -1;
@@ -386,7 +369,7 @@ static int *hidden_of(const struct jobs_of *of, int *n)
             if (op->n_layers < info->n_layer || op->n_heads < info->n_kv_head) continue;
             at = join(of->x->mem, at, *n, op->at, op->n_at, n);
         }
-    if (*n && (info->rope_base <= 0 || at[*n - 1] == of->x->prompts[of->prompt].n_tokens - 1)) *n = 0;
+    if (*n && at[*n - 1] == of->x->prompts[of->prompt].n_tokens - 1) *n = 0; /* nothing would be left to read the answer from */
     return at;
 }
 
@@ -489,6 +472,5 @@ int job_controls_end(struct expand *x, struct jobs *all)
     if (!x->s->control_absent || x->n_prompts > x->s->n_prompts) return 0;
     diag_add(x->d, DIAG_ERROR, "E390", x->s->controls_at, 1,
              "control absent is for conditions that mask or evict tokens in all layers and heads, and none does");
-    if (x->info->rope_base <= 0) diag_help(x->d, "the model has learned positions: they cannot close up");
     return -1;
 }

@@ -108,25 +108,6 @@ int job_feeds(struct expand *x)
 
 /* ---- prompts ---- */
 
-int job_donor(const struct expand *x, int prompt, const struct donor *d)
-{
-    const char *name = x->s->prompts[prompt].name;
-    int i, other = x->s->prompts[prompt].other;
-    if (d->other) {
-        if (other < 0)
-            diag_add(x->d, DIAG_ERROR, "E321", d->at, 1,
-                     "prompt '%s' has no other: prompt: other needs an entry with two names", name);
-        return other;
-    }
-    if (!d->prompt) return prompt;
-    for (i = 0; i < x->s->n_written; i++)
-        if (strcmp(x->s->prompts[i].name, d->prompt) == 0) return job_same_values(x, prompt, i, d->at);
-    diag_add(x->d, DIAG_ERROR, "E322", d->at, 1, "there is no prompt '%s' to take values from", d->prompt);
-    return -1;
-}
-
-/* ---- donors with edits ---- */
-
 /* The value of an axis in the donor: as given, else the job's own. */
 static const char *value_of(const struct expand *x, const struct donor *d, int axis)
 {
@@ -137,6 +118,46 @@ static const char *value_of(const struct expand *x, const struct donor *d, int a
         if (x->job->values[i].axis == axis) return x->job->values[i].text;
     return NULL;
 }
+
+/* Of the prompts with the name of prompt `named`, the one with the donor's values. */
+static int with_values(const struct expand *x, int named, const struct donor *d)
+{
+    const struct prompt *first = &x->s->prompts[x->s->prompts[named].first];
+    int i, k, found = -1, n = 0;
+    if (first->n_values == 0) return named;
+    for (i = 0; i < x->s->n_prompts; i++) {
+        const struct prompt *q = &x->s->prompts[i];
+        if (q->first != x->s->prompts[named].first || q->idle) continue;
+        for (k = 0; k < q->n_values; k++) {
+            const char *text = value_of(x, d, q->values[k].axis);
+            if (text && !spec_same_value(text, q->values[k].text)) break;
+        }
+        if (k == q->n_values && n++ == 0) found = i;
+    }
+    if (n == 1) return found;
+    diag_add(x->d, DIAG_ERROR, "E324", d->at, d->width, "no prompt '%s' has the values of job '%s' and a job of its own",
+             first->name, x->job ? x->job->label : "");
+    return -1;
+}
+
+int job_donor(const struct expand *x, int prompt, const struct donor *d)
+{
+    const char *name = x->s->prompts[prompt].name;
+    int i, other = x->s->prompts[prompt].other;
+    if (d->other) {
+        if (other < 0)
+            diag_add(x->d, DIAG_ERROR, "E321", d->at, 1,
+                     "prompt '%s' has no other: prompt: other needs an entry with two names", name);
+        return other < 0 ? -1 : with_values(x, other, d);
+    }
+    if (!d->prompt) return with_values(x, prompt, d);
+    for (i = 0; i < x->s->n_written; i++)
+        if (strcmp(x->s->prompts[i].name, d->prompt) == 0) return with_values(x, i, d);
+    diag_add(x->d, DIAG_ERROR, "E322", d->at, 1, "there is no prompt '%s' to take values from", d->prompt);
+    return -1;
+}
+
+/* ---- donors with edits ---- */
 
 /* What stands for the donor's job until that is found; -1: its prompt as it is. *rc becomes -1 when d tells of an error. */
 static int wish(struct expand *x, int prompt, const struct donor *d, int *rc)

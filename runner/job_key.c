@@ -109,6 +109,47 @@ const int *job_op_places(const struct job_op *op, int *n)
     return op->n_gen_at ? op->gen_at : op->at;
 }
 
+static void add_ints(struct buf *b, const int *v, int n)
+{
+    buf_add(b, &n, sizeof n);
+    buf_add(b, v, (size_t)n * sizeof *v);
+}
+
+static void vector_bytes(const struct job_vector *v, struct buf *b)
+{
+    int i;
+    if (v->rows) {
+        buf_add(b, v->sha256, sizeof v->sha256);
+        return;
+    }
+    add_ints(b, (const int[]){v->from.prompt, v->from.at, v->minus.prompt, v->minus.at}, 4);
+    for (i = 0; i < v->n_sets; i++) {
+        add_ints(b, (const int[]){v->sets[i].prompt, v->sets[i].job}, 2);
+        add_ints(b, v->sets[i].at, v->sets[i].n);
+    }
+}
+
+void job_op_bytes(const struct job_op *op, struct buf *b)
+{
+    int n;
+    job_op_places(op, &n);
+    add_ints(b,
+             (const int[]){(int)op->op, (int)op->when, op->tensors, op->first_step, op->last_step, op->donor_prompt,
+                           op->donor_job, op->bits, op->per_channel, op->compact, op->rerotate},
+             11);
+    add_ints(b, op->layers, op->n_layers);
+    add_ints(b, op->heads, op->n_heads);
+    add_ints(b, op->at, op->n_at);
+    add_ints(b, op->gen_at, op->n_gen_at);
+    add_ints(b, op->donor_at, op->donor_at ? n : 0);
+    add_ints(b, op->queries, op->queries ? op->n_queries : 0);
+    if (op->score) add_ints(b, (const int[]){(int)op->score->score, op->score->highest, op->score->count}, 3);
+    buf_add(b, &op->by, sizeof op->by);
+    buf_add(b, &op->sigma, sizeof op->sigma);
+    buf_add(b, &op->seed, sizeof op->seed);
+    if (op->vector) vector_bytes(op->vector, b);
+}
+
 static json_t *place_json(const struct expand *x, const struct job_place *p)
 {
     return json_pack("{s:s, s:[i]}", "cache", x->caches[p->prompt], "at", p->at);

@@ -58,28 +58,6 @@ static void add_int(struct buf *b, int v)
     buf_add(b, &v, sizeof v);
 }
 
-int job_same_values(const struct expand *x, int prompt, int named, struct mark at)
-{
-    const struct prompt *p = &x->s->prompts[prompt], *q;
-    int i, k, v, found = -1, n = 0;
-    for (i = 0; i < x->s->n_prompts; i++) {
-        bool same = true;
-        q = &x->s->prompts[i];
-        if (q->first != named || q->extra != p->extra) continue;
-        for (k = 0; k < q->n_values; k++)
-            for (v = 0; v < p->n_values; v++)
-                if (q->values[k].axis == p->values[v].axis && strcmp(q->values[k].text, p->values[v].text) != 0) same = false;
-        if (!same) continue;
-        if (n++ == 0) found = i;
-    }
-    if (n == 1) return found;
-    diag_add(x->d, DIAG_ERROR, "E324", at, 1,
-             n ? "prompt '%s' is one for each value of its axes, and nothing says which one '%s' takes values from"
-               : "no prompt '%s' has the values of '%s'",
-             x->s->prompts[named].name, p->name);
-    return -1;
-}
-
 struct chosen job_choose(struct expand *x, int prompt, const struct select *sel, bool warn)
 {
     struct buf key = {0};
@@ -189,6 +167,16 @@ static int resolve_steps(struct expand *x, const struct op *op, struct job_op *o
     return -1;
 }
 
+/* Keys of learned positions carry no rotation that could be turned back. */
+static int check_compact(const struct expand *x, const struct op *op)
+{
+    if (!op->compact || op->when != WHEN_FINISHED_CACHE || x->info->rope_base > 0) return 0;
+    diag_add(x->d, DIAG_ERROR, "E398", op->at, 1,
+             "compact_rerotate: %s has learned positions; keys in its cache cannot be turned to others", x->model);
+    diag_help(x->d, "help: position_policy: keep_holes, or when: prefill, where the tokens behind get their positions anew");
+    return -1;
+}
+
 static int resolve_own(struct expand *x, int prompt, const struct op *op, struct job_op *out)
 {
     switch (op->op) {
@@ -215,7 +203,7 @@ int job_op_resolve(struct expand *x, int prompt, const struct op *op, struct job
                            .bits = op->bits,
                            .per_channel = op->per_channel,
                            .compact = op->compact};
-    if (resolve_steps(x, op, out)) rc = -1;
+    if (resolve_steps(x, op, out) || check_compact(x, op)) rc = -1;
     if (rc == 0 && resolve_places(x, prompt, op, out)) rc = -1;
     if (resolve_layers(x, op, out)) rc = -1;
     if (resolve_heads(x, op, out)) rc = -1;

@@ -68,8 +68,6 @@ int job_rules_check(const struct expand *x); /* every rule has removed something
 
 /* Positions of a prompt that a selector means; found once. warn: an operation will change them. n = -1: told why not. */
 struct chosen job_choose(struct expand *x, int prompt, const struct select *sel, bool warn);
-/* Of the prompts with the name of `named`, the one whose values agree with those of `prompt`, or -1: d tells. */
-int job_same_values(const struct expand *x, int prompt, int named, struct mark at);
 /* Positions 0..n-1 of a prompt are in its finished cache when that is edited. */
 int job_held(const struct expand *x, int prompt);
 /* Counts the tokens of every prompt that are fed behind an edit of its finished cache. -1: d tells. */

@@ -31,33 +31,72 @@ static int command_help(const struct options *o, err *e)
     return 0;
 }
 
+/* The first prompt of this name that has jobs, or -1. */
+static int prompt_named(const struct run *r, const char *name, err *e)
+{
+    const struct spec *s = r->spec;
+    const char *names[64] = {0}, *near;
+    int i;
+    for (i = 0; i < s->n_prompts; i++) {
+        if (i < 63 && i < s->n_written) names[i] = s->prompts[i].name;
+        if (r->prompts[i].n_tokens && (!strcmp(r->prompts[i].label, name) || !strcmp(s->prompts[i].name, name))) return i;
+    }
+    near = nearest_word(name, names);
+    return near ? err_set(e, ERR_INPUT, "no prompt '%s'; did you mean '%s'?", name, near)
+                : err_set(e, ERR_INPUT, "no prompt '%s' in %s", name, r->o->args[0]);
+}
+
+/* Two prompts side by side: those named; one and its other; the first two. */
+static int compare_tokens(const struct run *r, struct buf *b, err *e)
+{
+    int n = r->o->n_args, i = n > 1 ? prompt_named(r, r->o->args[1], e) : 0, k;
+    if (i < 0) return -1;
+    k = n > 2 ? prompt_named(r, r->o->args[2], e) : r->spec->prompts[i].other >= 0 ? r->spec->prompts[i].other : n > 1 ? 0 : 1;
+    if (k < 0) return -1;
+    if (k >= r->spec->n_prompts || k == i || !r->prompts[i].n_tokens || !r->prompts[k].n_tokens)
+        return err_set(e, ERR_INPUT, "--compare needs two prompts: kvrun tokens %s A B --compare", r->o->args[0]);
+    if (r->o->json) return tokens_compare_json(&r->prompts[i], &r->prompts[k], b, e);
+    tokens_compare(&r->prompts[i], &r->prompts[k], r->en, b);
+    return 0;
+}
+
+static int show_tokens(const struct run *r, int i, struct buf *b, err *e)
+{
+    if (r->o->json) return tokens_json(r->spec, &r->prompts[i], r->en, b, e);
+    tokens_text(&r->prompts[i], r->en, b);
+    tokens_selectors(r->spec, &r->prompts[i], b);
+    return 0;
+}
+
+/* All prompts, or one; of a prompt that depends on axes the first, and how many more there are. */
 static int command_tokens(const struct run *r, err *e)
 {
+    const struct spec *s = r->spec;
     struct buf b = {0};
-    const char *names[64] = {0};
-    int i, found = 0, rc = 0;
-    for (i = 0; i < r->spec->n_prompts; i++) {
-        const char *name = r->spec->prompts[i].name;
-        if (i < 63) names[i] = name;
-        if (r->o->n_args > 1 && strcmp(r->o->args[1], name) != 0) continue;
-        if (r->o->json && found) {
-            buf_free(&b);
-            return err_set(e, ERR_INPUT, "--json prints one prompt; name it: kvrun tokens %s %s --json", r->o->args[0],
-                           names[0]);
+    int i, k, rc = 0;
+    if (r->o->compare) {
+        rc = compare_tokens(r, &b, e);
+    } else if (r->o->n_args > 2) {
+        rc = err_set(e, ERR_INPUT, "two prompts go with --compare");
+    } else if (r->o->n_args > 1) {
+        i = prompt_named(r, r->o->args[1], e);
+        rc = i < 0 ? -1 : show_tokens(r, i, &b, e);
+    } else if (r->o->json && s->n_written > 1) {
+        rc = err_set(e, ERR_INPUT, "--json prints one prompt; name it: kvrun tokens %s %s --json", r->o->args[0],
+                     s->prompts[0].name);
+    } else {
+        for (i = 0; i < s->n_written && !rc; i++) {
+            int more = 0, first = prompt_named(r, s->prompts[i].name, e);
+            if (first < 0) return buf_free(&b), e->code;
+            rc = show_tokens(r, first, &b, e);
+            for (k = s->n_written; k < s->n_prompts; k++) more += s->prompts[k].first == i;
+            if (more && !r->o->json)
+                buf_printf(&b, "… and %d more prompts of this name along axes; name one: kvrun tokens %s %s\n", more,
+                           r->o->args[0], r->prompts[s->n_prompts - 1].label);
         }
-        found++;
-        if (r->o->json)
-            rc |= tokens_json(&r->prompts[i], r->en, &b, e);
-        else
-            tokens_text(&r->prompts[i], r->en, &b);
     }
     if (rc) return buf_free(&b), e->code;
-    if (rc) return buf_free(&b), e->code;
-    if (found) return print(&b);
-    if (nearest_word(r->o->args[1], names))
-        return err_set(e, ERR_INPUT, "no prompt '%s'; did you mean '%s'?", r->o->args[1], nearest_word(r->o->args[1], names)),
-               e->code;
-    return err_set(e, ERR_INPUT, "no prompt '%s' in %s", r->o->args[1], r->o->args[0]), e->code;
+    return print(&b);
 }
 
 static int command_spec(const struct options *o, int argc, char **argv, err *e)

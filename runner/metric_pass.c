@@ -114,7 +114,7 @@ static int feed_forced(void *arg, const struct forced *f, err *e)
         rc = *signals_flag() ? 1 : feed_block(p, f, fed, n, ref, rows, e);
     }
     for (i = 0; i < all; i++) {
-        if (fed[i].f) family_done(p->families, i < f->n ? f->jobs[i] : f->reference);
+        if (fed[i].f) family_done(p->families, fed[i].f);
         writer_drop(fed[i].f);
     }
     free(fed);

@@ -40,6 +40,7 @@ struct options {
 
     const char *db, *isa, *color, *progress;
     int threads, batch, shuffle; /* shuffle: 0 is the plain order */
+    bool compare;
     bool fresh, quiet, reasons;
     bool json, jsonl, csv, md;
     int example;

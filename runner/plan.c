@@ -144,6 +144,35 @@ static void show_flight(const struct plan *p)
     if (rows > ROWS) buf_printf(p->out, "  … and %d more of this prompt\n", rows - ROWS);
 }
 
+/* Whether no query behind an edit of the cache sees it in any of its layers. */
+static bool out_of_sight(const struct plan *p, const struct job *j, const struct job_op *op)
+{
+    int n = p->jobs->prompts[j->prompt].n_tokens, first, l;
+    if (!p->info->windows || op->when == WHEN_PREFILL || op->n_at == 0) return false;
+    first = op->when == WHEN_STEPS ? n + op->first_step : n - (p->jobs->feed ? p->jobs->feed[j->prompt] : 1);
+    for (l = 0; l < op->n_layers; l++) {
+        int window = op->layers[l] >= 0 ? p->info->windows[op->layers[l]] : 0;
+        if (window == 0 || op->at[op->n_at - 1] > first - window) return false;
+    }
+    return true;
+}
+
+/* Edits that sliding windows hide from every later query: legal, and rarely what was meant. */
+static void show_hidden(const struct plan *p)
+{
+    enum { ROWS = 6 };
+    int i, k, rows = 0;
+    for (i = 0; i < p->jobs->n; i++)
+        for (k = 0; k < p->jobs->jobs[i].n_ops; k++) {
+            const struct job_op *op = &p->jobs->jobs[i].ops[k];
+            if (!out_of_sight(p, &p->jobs->jobs[i], op) || rows++ >= ROWS) continue;
+            if (rows == 1) buf_str(p->out, "out of sight: sliding windows hide these from every later query\n");
+            buf_printf(p->out, "  %s  ", p->jobs->jobs[i].label);
+            show_op(p, op);
+        }
+    if (rows > ROWS) buf_printf(p->out, "  … and %d more\n", rows - ROWS);
+}
+
 /* What is recorded of the first prompt. */
 static void show_records(const struct plan *p)
 {
@@ -259,6 +288,7 @@ void plan_text(const struct planned *what, struct buf *out)
     if (what->reasons) plan_reasons(&p);
     show_positions(&p);
     show_flight(&p);
+    show_hidden(&p);
     show_records(&p);
     show_cost(&p);
     arena_free(p.mem);

@@ -210,17 +210,16 @@ static int writer_room(const struct loop *l)
 }
 
 /* Pages that a job may own in each layer. Those of the prompt it shares with the other jobs on it, but for the one that an edit
-   writes; a job that is
-   edited or recorded in flight feeds its prompt by itself. */
+   writes; a job that is edited or recorded in flight feeds its prompt by itself. */
 static int64_t most_pages(const struct loop *l)
 {
     const struct run *r = l->r;
     int64_t most = 0;
-    int *users = mem_array((size_t)r->spec->n_prompts, sizeof *users), i;
+    int *users = mem_array((size_t)r->jobs->n_prompts, sizeof *users), i;
     for (i = 0; i < l->n_pending; i++) users[r->jobs->jobs[l->pending[i]].prompt]++;
     for (i = 0; i < l->n_pending; i++) {
         const struct job *j = &r->jobs->jobs[l->pending[i]];
-        int64_t prompt = r->prompts[j->prompt].n_tokens, shared = family_watched(j) ? 0 : prompt / 64;
+        int64_t prompt = r->jobs->prompts[j->prompt].n_tokens, shared = family_watched(j) ? 0 : prompt / 64;
         int64_t pages = (prompt + r->spec->decode.max_tokens + 63) / 64 - shared + 1;
         pages += shared / users[j->prompt];
         if (pages > most) most = pages;
@@ -319,13 +318,15 @@ static void on_step(void *arg, int step)
 static int prepare(struct loop *l, const int *list, int n, struct finished **f)
 {
     int i, kept = 0;
+    for (i = 0; i < n; i++) f[i] = mem_alloc(sizeof **f);
+    family_fork_all(l->fam, list, n, f);
     for (i = 0; i < n; i++) {
-        struct finished *one = mem_alloc(sizeof *one);
-        if (family_fork(l->fam, list[i], one, &one->error)) {
+        struct finished *one = f[i];
+        if (one->error.code) {
             one->row.stop = GEN_STOP_FAILED;
             one->row.error = one->error;
+            family_done(l->fam, one);
             job_finish(l, one, 0);
-            family_done(l->fam, list[i]);
             writer_put(l->w, one);
         } else {
             f[kept++] = one;
@@ -343,7 +344,7 @@ static int run_batch(struct loop *l, const int *list, int n, err *e)
     struct step_arg arg = {l, 0};
     struct gen_opts go = {.max_tokens = r->spec->decode.max_tokens, .on_step = on_step, .arg = &arg, .cancel = signals_flag()};
     int64_t before;
-    int i, job, rc;
+    int i, rc;
     if (r->spec->decode.stop_eos) {
         go.stop = engine_info(r->en)->stop;
         go.n_stop = engine_info(r->en)->n_stop;
@@ -355,12 +356,12 @@ static int run_batch(struct loop *l, const int *list, int n, err *e)
     for (i = 0; i < n; i++) {
         f[i]->row = rows[i];
         if (rc) {
+            family_done(l->fam, f[i]);
             writer_drop(f[i]);
             continue;
         }
-        job = f[i]->result.job;
         job_finish(l, f[i], (progress_now_ms() - before) * 1000 / n);
-        family_done(l->fam, job);
+        family_done(l->fam, f[i]);
         writer_put(l->w, f[i]);
     }
     free(f);

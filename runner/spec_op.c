@@ -276,6 +276,11 @@ static void check_places(struct reader *r, const struct field *f, const struct o
 
 static void check_steps(struct reader *r, const struct field *f, const struct op *op)
 {
+    if (op->op == EDIT_QUANTISE && op->per_channel && (op->when == WHEN_PREFILL || op->select.kind == SELECT_GEN)) {
+        spec_wrong(r, spec_field(f, "per"), "E229",
+                   "per: channel needs all positions of a channel at once, which a pass does not have");
+        spec_help(r, "help: per: token, or when: finished_cache");
+    }
     if (op->compact && op->when == WHEN_STEPS)
         spec_wrong(
             r, spec_field(f, "position_policy"), "E229",

@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The bytes of the prompt's text that token i covers; what the token stands for when it covers none (BOS, ids given). */
-static const char *token_bytes(const struct bound_prompt *p, const engine *en, int i, size_t *n)
+const char *tokens_bytes(const struct bound_prompt *p, const engine *en, int i, size_t *n)
 {
     const struct token *t = &p->tokens[i];
     const char *s = NULL;
@@ -53,14 +52,14 @@ void tokens_text(const struct bound_prompt *p, const engine *en, struct buf *out
     int i, width = 5, bytes, slots;
     for (i = 0; i < p->n_tokens; i++) {
         size_t n;
-        const char *s = token_bytes(p, en, i, &n);
+        const char *s = tokens_bytes(p, en, i, &n);
         text[i] = snippet_text(mem, s, n, CHARS);
         int w = width_text(text[i], strlen(text[i])) + 2;
         if (w > width && w <= WIDTH_MAX) width = w;
     }
     bytes = TEXT + width + 2;
     slots = bytes + 14;
-    buf_printf(out, "%s: %d tokens, %d bytes\n", p->prompt->name, p->n_tokens, p->n_bytes);
+    buf_printf(out, "%s: %d tokens, %d bytes\n", p->label, p->n_tokens, p->n_bytes);
     buf_printf(out, "  pos     id  %-*s  bytes         slot\n", width, "text");
     for (i = 0; i < p->n_tokens; i++) {
         const struct token *t = &p->tokens[i];
@@ -95,7 +94,7 @@ static json_t *text_json(const char *s, size_t n)
     return v;
 }
 
-int tokens_json(const struct bound_prompt *p, const engine *en, struct buf *out, err *e)
+int tokens_json(const struct spec *s, const struct bound_prompt *p, const engine *en, struct buf *out, err *e)
 {
     json_t *list = json_array(), *all = json_object();
     char *text;
@@ -104,15 +103,16 @@ int tokens_json(const struct bound_prompt *p, const engine *en, struct buf *out,
         const struct token *t = &p->tokens[i];
         json_t *o = json_object();
         size_t n;
-        const char *s = token_bytes(p, en, i, &n);
+        const char *bytes = tokens_bytes(p, en, i, &n);
         json_object_set_new(o, "id", json_integer(t->id));
-        json_object_set_new(o, "text", text_json(s, n));
+        json_object_set_new(o, "text", text_json(bytes, n));
         json_object_set_new(o, "start", json_integer(t->start));
         json_object_set_new(o, "end", json_integer(t->end));
         json_array_append_new(list, o);
     }
     json_object_set_new(all, "text", text_json(p->text, (size_t)p->n_bytes));
     json_object_set_new(all, "tokens", list);
+    if (s) json_object_set_new(all, "selectors", tokens_selectors_json(s, p));
     text = json_dumps(all, 0);
     json_decref(all);
     if (!text) return err_set(e, ERR_INTERNAL, "the tokens could not be written as JSON");

@@ -15,6 +15,7 @@
 typedef struct writer writer;
 
 /* A result that owns what it points to. */
+struct flight;
 struct finished {
     struct result result;
     struct gen_row row; /* picks */
@@ -23,6 +24,7 @@ struct finished {
     struct activation *activations; /* (result.n_activations) and their values */
     float *logits;                  /* (V) behind the prompt, or NULL: not wanted */
     struct answer *answers;         /* (result.n_answers) */
+    struct flight *flight;          /* what the row points to while it is decoded: family.h's, until family_done */
     err error;                      /* of a failed job */
     struct finished *next;
 };

@@ -90,6 +90,8 @@ static void check_written(const struct oracle *o, cache *base, struct edit *ed)
     int l, t, g, p, e, G = o->info->n_kv_head, E = o->info->head_dim, n = cache_len(base), i;
     struct said s = {ed};
     do_edit(o, c, ed);
+    for (l = 0; l < o->info->n_layer; l++) /* what is not named is not even copied */
+        for (p = 0; p < n; p++) assert_int_equal(cache_shares(base, c, l, p), l >= ed->n_layers || p / 64 != ed->at[0] / 64);
     for (l = 0; l < o->info->n_layer; l++)
         for (t = CACHE_K; t <= CACHE_V; t++) {
             float *was = read_all(o, base, l, t), *is = read_all(o, c, l, t);

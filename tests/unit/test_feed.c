@@ -279,12 +279,16 @@ static void each_job_has_the_bits_it_has_alone(void **state)
     for (i = 0; i < folders.n; i++) {
         struct oracle o;
         struct crowd w;
+        enum kv_type kv = (enum kv_type)(i % 3);
         oracle_open(&o, folders.path[i]);
         if (o.n > 60) o.n = 60;
+        engine_free(o.en);
+        o.en = oracle_engine(o.folder, (struct engine_opts){.threads = 1, .kv = kv});
+        o.info = engine_info(o.en);
         crowd_make(&w, &o);
         run_jobs(&w, alone, 1, 1);
         for (k = 0; k < (int)(sizeof ways / sizeof *ways); k++) {
-            struct engine_opts opts = {.threads = ways[k].threads, .max_rows = ways[k].rows, .isa = ways[k].isa};
+            struct engine_opts opts = {.threads = ways[k].threads, .max_rows = ways[k].rows, .isa = ways[k].isa, .kv = kv};
             struct oracle other = o;
             struct crowd v;
             if (ways[k].isa && strcmp(ways[k].isa, "avx2") == 0 && !kernels_cpu(KERNELS_AVX2)) {

@@ -242,7 +242,7 @@ static void tokens_as_json_replace_what_is_no_utf8(void **state)
     fake.info.add_bos = true;
     bound_good(&b, "kvrun: 1\nexperiment: x\nmodel: { path: fake.gguf }\nprompts:\n  - { name: a, text: \"Hi \\u00e9\\n\" }\n"
                    "conditions: [{ name: baseline }]\ndecode: { greedy: true }\n");
-    assert_int_equal(tokens_json(&b.p[0], &fake, &out, &e), 0);
+    assert_int_equal(tokens_json(NULL, &b.p[0], &fake, &out, &e), 0);
     assert_string_equal(
         out.p, "{\"text\": \"Hi é\\n\", \"tokens\": [{\"id\": 0, \"text\": \"<|bos|>\", \"start\": 0, \"end\": 0}, {\"id\": 3, "
                "\"text\": \"Hi\", \"start\": 0, \"end\": 2}, {\"id\": 4, \"text\": \" �\", \"start\": 2, \"end\": 4}, {\"id\": "

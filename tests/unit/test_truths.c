@@ -8,13 +8,46 @@ static struct oracle_list folders;
 
 enum { NEW = 6 };
 
+/* The model's prompt, and one of several pages whose needle is in the second. */
+static void both_lengths(struct oracle *o, void (*check)(struct oracle *o))
+{
+    int i, longest = o->en->model.n_ctx - NEW - 2;
+    check(o);
+    if (o->n >= 80) return;
+    for (i = o->n; i < 100 && i < longest; i++) o->prompt[i] = 3 + (i * 37 + i * i * 11) % (o->info->n_vocab - 3);
+    o->n = i;
+    memcpy(o->donor, o->prompt, sizeof o->donor);
+    for (i = 0; i < 2; i++) {
+        o->at[i] = PAGE_TOKENS + 2 + i;
+        o->donor[o->at[i]] = 3 + (o->prompt[o->at[i]] + 5) % (o->info->n_vocab - 3);
+    }
+    o->n_at = 2;
+    check(o);
+}
+
 static void on_every_model(void (*check)(struct oracle *o))
 {
     int i;
     for (i = 0; i < folders.n; i++) {
         struct oracle o;
         oracle_open(&o, folders.path[i]);
-        check(&o);
+        both_lengths(&o, check);
+        oracle_close(&o);
+    }
+}
+
+/* With caches of 16 bits, too. */
+static void on_every_type(void (*check)(struct oracle *o))
+{
+    int i;
+    on_every_model(check);
+    for (i = 0; i < folders.n; i++) {
+        struct oracle o;
+        oracle_open(&o, folders.path[i]);
+        engine_free(o.en);
+        o.en = oracle_engine(o.folder, (struct engine_opts){.threads = 2, .kv = i % 2 ? KV_F16 : KV_BF16});
+        o.info = engine_info(o.en);
+        both_lengths(&o, check);
         oracle_close(&o);
     }
 }
@@ -54,7 +87,7 @@ static void nothing_is_changed(struct oracle *o)
 static void a_noop_anywhere_is_the_baseline(void **state)
 {
     (void)state;
-    on_every_model(nothing_is_changed);
+    on_every_type(nothing_is_changed);
 }
 
 /* ---- 2, 3: transplants into the pass ---- */
@@ -111,7 +144,7 @@ static void transplants(struct oracle *o)
 static void transplants_give_the_donors_run_or_ones_own(void **state)
 {
     (void)state;
-    on_every_model(transplants);
+    on_every_type(transplants);
 }
 
 /* Truth 4, and a finished cache takes recorded vectors as it takes a donor. */
@@ -148,7 +181,7 @@ static void to_the_end(struct oracle *o)
 static void a_transplant_to_the_end_is_the_donors_run(void **state)
 {
     (void)state;
-    on_every_model(to_the_end);
+    on_every_type(to_the_end);
 }
 
 /* ---- 5: what left is as if it had never been there ---- */
@@ -328,7 +361,7 @@ static void hiding(struct oracle *o)
 static void holes_and_knocked_out_edges_are_masks(void **state)
 {
     (void)state;
-    on_every_model(hiding);
+    on_every_type(hiding);
 }
 
 /* ---- at layer 0 keys and values know nothing of each other, so the pass and the finished cache give the same ---- */
@@ -395,7 +428,7 @@ static void sight(struct oracle *o)
 static void an_edit_is_seen_only_behind_it_and_above(void **state)
 {
     (void)state;
-    on_every_model(sight);
+    on_every_type(sight);
 }
 
 /* ---- records ---- */
@@ -407,13 +440,13 @@ static void attention(struct oracle *o)
     size_t row = (size_t)H * (size_t)n;
     float *given = mem_array((size_t)L * (size_t)n * row, sizeof *given), *got = mem_array((size_t)L * row, sizeof *got);
     struct lists w, all;
-    struct edit cut = at_needle(&w, o, EDIT_KNOCKOUT, 0), every = at_all(&all, o, EDIT_NOOP, 0, 0, n);
+    struct edit cut = at_needle(&w, o, EDIT_KNOCKOUT, 0);
     struct record rec[] = {{SITE_ATTN, all.layers, all.at, L, n, n, given}, {SITE_RECEIVED, all.layers, NULL, L, 0, n, got}};
     struct watch watch = {&cut, rec, 1, 2};
     int one = 0;
     struct gen_row r = {.feed = o->prompt, .n_feed = n, .watch = &watch};
     err e = {0};
-    (void)every;
+    at_all(&all, o, EDIT_NOOP, 0, 0, n);
     cut.heads = &one;
     cut.n_heads = 1;
     assert_int_equal(cache_new(&r.cache, o->en, &e), 0);
