@@ -492,6 +492,29 @@ static void a_hundred_thousand_jobs_expand_in_seconds(void **state)
     buf_free(&spec);
 }
 
+static void a_metric_of_millions_of_numbers_is_refused(void **state)
+{
+    static const char *const pers[] = {"layer, head", "layer, position, head, tensor"};
+    int many;
+    (void)state;
+    for (many = 0; many < 2; many++) {
+        struct buf spec = {0};
+        int i;
+        buf_str(&spec, HEAD "prompts:\n");
+        for (i = 0; i < 21; i++)
+            buf_printf(&spec, "  - { name: p%d, text: 'a%d b c d e f g h i j k l m n o p q r s t u v w x y z' }\n", i, i);
+        buf_str(&spec, "axes:\n  layer: { layers: all }\n  tensor: [k, v, kv]\nconditions:\n  - name: baseline\n"
+                       "  - name: zero\n    over: [layer, tensor]\n"
+                       "    apply: [{ op: zero, tensor: $tensor, layers: [$layer], at: { tokens: [3] }, when: "
+                       "finished_cache }]\ncapture: { kv: [{ moments: [edited] }] }\n" DECODE);
+        buf_printf(&spec, "metrics: [{ name: far, kv_delta: l2, against: baseline, per: [%s] }]\n", pers[many]);
+        bound_make(&b, spec.p);
+        if (many) assert_non_null(strstr(b.said, "E395: metric 'far' would make 6"));
+        assert_int_equal(b.j == NULL, many);
+        buf_free(&spec);
+    }
+}
+
 static void too_many_jobs_are_refused_before_they_are_made(void **state)
 {
     struct buf spec = {0};
@@ -530,6 +553,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(records_are_the_union_of_what_captures_ask_for, setup, teardown),
         cmocka_unit_test_setup_teardown(a_capture_larger_than_memory_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(a_hundred_thousand_jobs_expand_in_seconds, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_metric_of_millions_of_numbers_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(too_many_jobs_are_refused_before_they_are_made, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
