@@ -469,7 +469,7 @@ def test_the_first_difference_is_found_fast(tmp_path):
         INSERT INTO model VALUES(1,zeroblob(32),'','','','',0,'',1,1,1,1,1,1,1,1); INSERT INTO tokenizer VALUES(1,zeroblob(32),'',0,0);
         INSERT INTO environment VALUES(1,zeroblob(32),'','','',0,NULL,'',1,'','',0,'','','','n');
         INSERT INTO run VALUES(1,'u',1,1,'','',1,0,0,'done',0); INSERT INTO prompt VALUES(1,zeroblob(32),1,'',1);
-        INSERT INTO spec_prompt VALUES(1,1,'a',1);""")
+        INSERT INTO spec_prompt(id,spec_id,name,prompt_id) VALUES(1,1,'a',1);""")
     base = [rng.randrange(100) for _ in range(length)]
     expected = {}
     for i in range(1, n + 1):
