@@ -17,10 +17,11 @@ CREATE TABLE meta (                 -- db_uuid, created_ms, created_by
 CREATE TABLE experiment (
   id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE CHECK (name <> ''),
   title TEXT, created_ms INTEGER NOT NULL) STRICT;
+-- identity_json: also "set", the values that -s put over the source; without it the source was taken as it is.
 CREATE TABLE spec (                 -- one wording of an experiment and the jobs it became; never updated
   id INTEGER PRIMARY KEY, experiment_id INTEGER NOT NULL REFERENCES experiment,
   sha256 BLOB NOT NULL UNIQUE CHECK (length(sha256)=32),             -- of identity_json
-  identity_json TEXT NOT NULL,     -- hashes of source, model and of all labels with keys; "set": what -s put over the source
+  identity_json TEXT NOT NULL,     -- hashes of source, model and of all labels with keys
   source_yaml TEXT NOT NULL, source_path TEXT NOT NULL,              -- verbatim
   created_ms INTEGER NOT NULL) STRICT;
 CREATE INDEX spec_experiment ON spec(experiment_id);
@@ -252,13 +253,14 @@ CREATE VIEW v_kv AS                 -- one row per stored chunk of a cache or of
   FROM v_latest l CROSS JOIN kv_capture k ON k.attempt_id=l.attempt_id AND k.complete=1
   CROSS JOIN kv_chunk c ON c.capture_id=k.id CROSS JOIN blob b ON b.id=c.blob_id;
 CREATE VIEW v_divergence AS         -- first step where a job leaves its baseline; a text that ends first leaves at its end
-  SELECT l.experiment, l.label, min(d.step) AS first_diff_step, l.spec_job_id
+  SELECT l.experiment, l.label, coalesce(
+           (SELECT x.step FROM step x WHERE x.attempt_id=l.attempt_id AND x.token_id IS NOT
+              (SELECT y.token_id FROM step y WHERE y.attempt_id=b.id AND y.step=x.step) ORDER BY x.step LIMIT 1),
+           g.n_gen) AS first_diff_step, l.spec_job_id
   FROM v_latest l CROSS JOIN spec_job bj ON bj.id=l.baseline_id AND bj.id<>l.spec_job_id
   CROSS JOIN attempt b ON b.id=(SELECT max(x.id) FROM attempt x WHERE x.job_id=bj.job_id AND x.status='done')
-  CROSS JOIN step d ON d.attempt_id IN (l.attempt_id, b.id)
-  WHERE (SELECT x.token_id FROM step x WHERE x.attempt_id=l.attempt_id AND x.step=d.step) IS NOT
-        (SELECT y.token_id FROM step y WHERE y.attempt_id=b.id AND y.step=d.step)
-  GROUP BY l.spec_job_id;
+  CROSS JOIN generation g ON g.attempt_id=l.attempt_id
+  CROSS JOIN generation h ON h.attempt_id=b.id AND h.tokens_sha256<>g.tokens_sha256; -- equal hashes: equal tokens
 CREATE VIEW v_storage AS            -- what the caches of an experiment would be and are: chunks may share blobs
   SELECT experiment, sum(chunks) AS chunks, count(*) AS blobs,
          sum(chunks*raw_bytes) AS logical_bytes, sum(stored_bytes) AS stored_bytes

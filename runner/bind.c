@@ -113,6 +113,7 @@ static void make_spans(struct bound_prompt *b, const struct places *places, int 
         const struct haystack *h = slot->haystack;
         int at = pl->start + needle;
         add_span(b, slot->name, ++used[pl->slot], pl->start, pl->end);
+        b->spans[b->n_spans - 1].filler = h != NULL;
         if (h && h->needle) add_span(b, h->needle, used[pl->slot], at, at + (int)strlen(h->text));
     }
 }

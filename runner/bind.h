@@ -19,6 +19,7 @@ struct span {
     int tok_start, tok_end; /* tokens touched */
     const char *edges;      /* "exact", "space" (the first token also holds a space before), "partial" (it covers
                                some token in part), "include", "exclude" (the same, and what a selector said about them first) */
+    bool filler;            /* a haystack: the text around the needle, which has a span of its own */
 };
 
 struct bound_prompt {

@@ -5,6 +5,7 @@
  */
 #include "db.h"
 #include "build_info.h"
+#include "db_migrate.h"
 #include "schema_sql.h"
 
 #include <errno.h>
@@ -164,7 +165,7 @@ static int exec(sqlite3 *db, const char *sql, err *e)
 }
 
 /* 0: ours, 1: holds nothing yet, -1, or -2: SQLite could not open what it needs for reading. */
-static int check(sqlite3 *db, const char *path, err *e)
+static int check(sqlite3 *db, const char *path, int *schema, err *e)
 {
     bool alone = sqlite3_get_autocommit(db);
     int64_t app, version, n;
@@ -181,6 +182,7 @@ static int check(sqlite3 *db, const char *path, err *e)
     if (version > DB_SCHEMA)
         return err_set(e, ERR_DB, "%s was made by a newer kvrun (schema %d); this one reads up to %d", path, (int)version,
                        DB_SCHEMA);
+    *schema = (int)version;
     if (version < 1 || n == 0) return err_set(e, ERR_DB, "%s is damaged: schema %d is not known", path, (int)version);
     return 0;
 }
@@ -236,9 +238,9 @@ static int make_schema(sqlite3 *db, const char *path, err *e)
     struct timespec now;
     uint8_t id[16];
     char hex[33], ms[24];
-    int i, r;
+    int i, r, schema;
     if (exec(db, "BEGIN IMMEDIATE", e)) return -1;
-    r = check(db, path, e);
+    r = check(db, path, &schema, e);
     if (r < 0) goto out;
     if (r == 1) {
         clock_gettime(CLOCK_REALTIME, &now);
@@ -285,9 +287,9 @@ int db_open(sqlite3 **out, const char *path, err *e)
     bool network = on_network(path);
     const char *journal = network ? "TRUNCATE" : "WAL";
     sqlite3 *db;
-    int r;
+    int r, schema = DB_SCHEMA;
     if (connect(&db, path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, e)) return -1;
-    r = check(db, path, e);
+    r = check(db, path, &schema, e);
     if (r == 1) {
         r = exec(db, "PRAGMA page_size=16384; PRAGMA auto_vacuum=INCREMENTAL", e);
         if (!r) r = set_journal(db, journal, true, e);
@@ -301,6 +303,7 @@ int db_open(sqlite3 **out, const char *path, err *e)
                  "PRAGMA cache_size=-16384; PRAGMA journal_size_limit=268435456; PRAGMA wal_autocheckpoint=4000;"
                  "PRAGMA temp_store=MEMORY; PRAGMA secure_delete=OFF",
                  e);
+    if (!r && schema < DB_SCHEMA) r = db_migrate(db, path, schema, schema_sql, e);
     if (r) {
         sqlite3_close(db);
         return -1;
@@ -329,11 +332,11 @@ int db_open_read(sqlite3 **out, const char *path, err *e)
     sqlite3 *db;
     struct buf wal = {0};
     char *uri;
-    int r, cannot;
+    int r, cannot, schema;
     err why = {0};
     if (access(path, F_OK)) return err_set(e, ERR_DB, "cannot open %s: %s", path, strerror(errno));
     if (connect(&db, path, SQLITE_OPEN_READONLY, e)) return -1;
-    r = check(db, path, &why);
+    r = check(db, path, &schema, &why);
     cannot = r == -2;
     if (cannot) { /* WAL mode in a folder we may not write to: without a log nothing can be in flight */
         buf_printf(&wal, "%s-wal", path);
@@ -347,7 +350,7 @@ int db_open_read(sqlite3 **out, const char *path, err *e)
         free(uri);
         if (r) return -1;
         why = (err){0};
-        r = check(db, path, &why);
+        r = check(db, path, &schema, &why);
     }
     if (r == 1) r = err_set(&why, ERR_DB, "%s is not a kvrun database: it is empty", path);
     if (!r) r = exec(db, "PRAGMA query_only=ON; PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY", &why);

@@ -232,7 +232,7 @@ static void take_needle(struct moving *m)
     int i, k;
     m->taken[0] = m->taken[m->n_tokens - 1] = 1;
     for (i = 0; i < p->n_spans; i++)
-        for (k = p->spans[i].tok_start; k < p->spans[i].tok_end; k++) m->taken[k] = 1;
+        for (k = p->spans[i].tok_start; k < p->spans[i].tok_end && !p->spans[i].filler; k++) m->taken[k] = 1;
     for (i = of->first; i < of->end; i++)
         for (k = 0; k < of->all->jobs[i].n_ops; k++) {
             const struct job_op *op = &of->all->jobs[i].ops[k];
@@ -386,7 +386,11 @@ static int without_prompt(const struct jobs_of *of, int condition, const int *at
     named->kind = PROMPT_TOKENS;
     named->other = -1;
     named->n_slots = 0;
-    *p = (struct bound_prompt){.prompt = named, .en = x->en, .index = was->index, .label = named->name, .text = ""};
+    *p = (struct bound_prompt){.prompt = named,
+                               .en = x->en,
+                               .index = was->index,
+                               .label = arena_printf(x->mem, "%s%s", named->name, was->label + strlen(was->prompt->name)),
+                               .text = ""};
     p->tokens = arena_array(x->mem, (size_t)was->n_tokens, sizeof *p->tokens);
     for (i = 0; i < was->n_tokens; i++) {
         if (k < n && at[k] == i) {

@@ -25,7 +25,7 @@ static int first_token(struct expand *x, const struct bound_prompt *p, const str
     err e = {0};
     int i, first = 0;
     if (!strcmp(x->info->tokenizer_kind, "none")) {
-        diag_add(x->d, DIAG_ERROR, "E370", a->at, a->width, "model '%s' has no tokenizer: an answer cannot be a text",
+        diag_add(x->d, DIAG_ERROR, "E390", a->at, a->width, "model '%s' has no tokenizer: an answer cannot be a text",
                  x->model);
         return -1;
     }
@@ -35,7 +35,7 @@ static int first_token(struct expand *x, const struct bound_prompt *p, const str
     }
     buf_str(&text, a->text);
     if (engine_tokenize(x->en, text.p, text.n, first && bos ? TOKENIZE_BOS : 0, &t, &e)) {
-        diag_add(x->d, DIAG_ERROR, "E370", a->at, a->width, "answer '%s': %s", a->text, e.msg);
+        diag_add(x->d, DIAG_ERROR, "E390", a->at, a->width, "answer '%s': %s", a->text, e.msg);
         first = -1;
     }
     for (i = 0; first > 0 && i < first; i++)
@@ -43,7 +43,7 @@ static int first_token(struct expand *x, const struct bound_prompt *p, const str
     if (first >= t.n) first = -2;
     if (first == -2) {
         diag_add(
-            x->d, DIAG_ERROR, "E371", a->at, a->width,
+            x->d, DIAG_ERROR, "E391", a->at, a->width,
             "the first token of answer '%s' is not clear: behind prompt '%s' it grows together with the prompt's last word",
             a->text, p->prompt->name);
         diag_help(x->d, "help: begin the answer with a space, or end the prompt before its last space");
@@ -80,7 +80,7 @@ static int answer_of(struct expand *x, const struct bound_prompt *p, const struc
         b = m->which == WHICH_ANY ? &m->answers[1] : find_answer(m, m->which == WHICH_OTHER ? own : other);
     if (put_token(x, p, a, &out->a) || put_token(x, p, b, &out->b)) return -1;
     if (out->a < 0 || out->a != out->b) return 0;
-    diag_add(x->d, DIAG_ERROR, "E372", a->at, a->width, "the answers '%s' and '%s' begin with the same token '%s'", a->text,
+    diag_add(x->d, DIAG_ERROR, "E392", a->at, a->width, "the answers '%s' and '%s' begin with the same token '%s'", a->text,
              b->text, shown(x, out->a));
     diag_help(x->d, "help: logits are compared at the first token, where these two do not differ");
     return -1;
@@ -117,7 +117,7 @@ static int bind_answers(struct expand *x, struct jobs *all)
         for (p = 0; p < all->n_prompts; p++) {
             struct job_answer *a = &all->answers[(size_t)i * n + (size_t)p];
             *a = (struct job_answer){-1, -1};
-            if (!x->s->metrics[i].n_answers) continue;
+            if (!x->s->metrics[i].n_answers || !all->prompts[p].n_tokens) continue;
             any = 1;
             if (diag_errors(x->d) > DIAG_MAX || answer_of(x, &all->prompts[p], &x->s->metrics[i], a)) rc = -1;
         }
@@ -127,12 +127,12 @@ static int bind_answers(struct expand *x, struct jobs *all)
 
 /* ---- caches ---- */
 
-static int no_capture(struct expand *x, const struct metric *m, struct mark at, const struct job *j)
+static int no_capture(struct expand *x, const struct metric *m, struct mark at, const char *what, const struct job *j)
 {
     static const char *const names[] = {[MOMENT_PREFILL] = "prefill", [MOMENT_EDITED] = "edited", [MOMENT_END] = "end"};
     const char *moment = names[m->moment];
     if (m->moment == MOMENT_EDITED && j->n_ops == 0) moment = names[MOMENT_PREFILL]; /* the same cache, and the usual wish */
-    diag_add(x->d, DIAG_ERROR, "E373", at, 1, "metric '%s' needs the cache of '%s' at moment '%s', which is not captured",
+    diag_add(x->d, DIAG_ERROR, "E393", at, (int)strlen(what), "metric '%s' needs the cache of '%s' at moment '%s', which is not captured",
              m->name, j->label, names[m->moment]);
     diag_help(x->d, "help: capture: { kv: [{ of: [%s], moments: [%s] }] }", j->condition_name, moment);
     if (!m->between[0]) diag_help(x->d, "or name the conditions that the metric is for: of: [CONDITION]");
@@ -153,12 +153,12 @@ static int bind_between(struct expand *x, const struct jobs *all, const struct m
     for (i = 0; i < 2; i++) {
         int job = find_label(all, m->between[i]);
         if (job < 0) {
-            diag_add(x->d, DIAG_ERROR, "E374", m->between_at[i], (int)strlen(m->between[i]), "between: there is no job '%s'",
+            diag_add(x->d, DIAG_ERROR, "E394", m->between_at[i], (int)strlen(m->between[i]), "between: there is no job '%s'",
                      m->between[i]);
             diag_help(x->d, "help: a label is PROMPT/CONDITION, and /AXIS=VALUE for each axis; kvrun plan shows them");
             rc = -1;
         } else if (!job_moment(all, job, m->moment))
-            rc = no_capture(x, m, m->between_at[i], &all->jobs[job]);
+            rc = no_capture(x, m, m->between_at[i], m->between[i], &all->jobs[job]);
         else
             *parts = 1;
     }
@@ -188,11 +188,11 @@ static int bind_delta(struct expand *x, const struct jobs *all, const struct met
         if (in) parts += parts_of(x, m, all->prompts[j->prompt].n_tokens);
         if (j->condition < 0 || seen[j->condition] || (!in && j->condition != m->against)) continue;
         seen[j->condition] = true;
-        if (!job_moment(all, i, m->moment)) rc = no_capture(x, m, m->at, j);
+        if (!job_moment(all, i, m->moment)) rc = no_capture(x, m, m->at, m->name, j);
     }
     free(seen);
     if (rc || parts <= PARTS_MAX) return rc;
-    diag_add(x->d, DIAG_ERROR, "E375", m->at, (int)strlen(m->name), "metric '%s' would make %.0f numbers; at most %.0f",
+    diag_add(x->d, DIAG_ERROR, "E395", m->at, (int)strlen(m->name), "metric '%s' would make %.0f numbers; at most %.0f",
              m->name, parts, PARTS_MAX);
     diag_help(x->d, "help: fewer of per: [layer, position, head, tensor], or of: [CONDITION]");
     return -1;

@@ -26,7 +26,8 @@ static const struct command_row commands[] = {
      "Prints what a model is: architecture, sizes, types of the weights, tokenizer, SHA-256. Computes nothing.",
      "kvrun model models/SmolLM2-135M-Instruct.Q4_1.gguf --json | python3 -m json.tool", 1, 1},
     {"sql", COMMAND_SQL, "kvrun sql [QUERY] [options]",
-     "Asks the results database, read-only. Views: v_result v_token v_prompt_token v_metric v_kv v_divergence v_storage.\n"
+     "Asks the results database, read-only. Views: v_result v_token v_prompt_token v_metric v_metric_part v_control v_kv\n"
+     "v_divergence v_storage.\n"
      "QUERY - reads it from standard input.",
      "kvrun sql \"SELECT label, text FROM v_result\" --csv", 0, 1},
     {"show", COMMAND_SHOW, "kvrun show LABEL [options]", "One job: prompt, operations, text, metrics, captures, provenance.",

@@ -177,7 +177,7 @@ static int least(int a, int b)
 static void draw_block(const struct outcome *o, struct buf *out, int first, int end, int names, int cell, const int *need)
 {
     int i, k;
-    spaces(out, names);
+    draw_name(out, o->corner ? o->corner : "", names);
     for (k = first; k < end; k++) {
         spaces(out, GAP);
         draw_name(out, o->columns[k], least(cell, need[k]));
@@ -235,8 +235,11 @@ static int group_least(const int *need, int first, int end)
 void outcome_text(const struct outcome *o, struct buf *out)
 {
     int width = o->width < WIDTH_MIN ? WIDTH_MIN : o->width;
-    int names = names_width(o->rows, o->n_rows, width / 3), room = width - names, first, end, next, used;
+    int corner = o->corner ? names_width(&o->corner, 1, width / 3) : 0;
+    int names = names_width(o->rows, o->n_rows, width / 3), room, first, end, next, used;
     int *need = mem_array((size_t)o->n_columns, sizeof *need);
+    if (names < corner) names = corner;
+    room = width - names;
     for (first = 0; first < o->n_columns; first++) need[first] = column_need(o, first);
     for (first = 0; first < o->n_columns; first = end) {
         end = group_end(o, first);

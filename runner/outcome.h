@@ -35,8 +35,9 @@ struct outcome {
     const struct outcome_cell *cells; /* (n_rows, n_columns) */
     const struct outcome_mark *marks; /* (n_marks) */
     int n_marks;
-    int width;   /* columns of the terminal; < 40 counts as 40 */
-    bool colour; /* ANSI colours; else «words» */
+    const char *corner; /* what stands above the names of the rows; NULL: nothing */
+    int width;          /* columns of the terminal; < 40 counts as 40 */
+    bool colour;        /* ANSI colours; else «words» */
 };
 
 void outcome_text(const struct outcome *o, struct buf *out);

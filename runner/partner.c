@@ -4,23 +4,51 @@
 
 #include "map.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { NONE = INT_MAX };
 
 struct partners {
     const struct spec *s;
     const struct jobs *jobs;
     struct map *index;
-    struct map *made; /* which conditions are entered for which lists of axes */
+    struct map *made;  /* which conditions are entered for which lists of axes */
+    struct map *first; /* condition and prompt -> its first job, which tells which axes it has there */
+    struct buf key;
 };
+
+static void add_int(struct buf *b, int v)
+{
+    buf_add(b, &v, sizeof v);
+}
+
+static const char *name_of(const struct partners *p, int prompt)
+{
+    return p->jobs->prompts[prompt].prompt->name;
+}
+
+/* The first job of a condition on a prompt; `put`: this one, unless there is one. */
+static int first_of(struct partners *p, int condition, const char *prompt, int put)
+{
+    p->key.n = 0;
+    add_int(&p->key, condition);
+    buf_str(&p->key, prompt);
+    return map_put(p->first, p->key.p, p->key.n, put);
+}
 
 struct partners *partner_new(const struct spec *s, const struct jobs *jobs)
 {
     struct partners *p = mem_alloc(sizeof *p);
+    int i;
     p->s = s;
     p->jobs = jobs;
     p->index = map_new();
     p->made = map_new();
+    p->first = map_new();
+    for (i = 0; i < jobs->n; i++)
+        if (jobs->jobs[i].condition >= 0) first_of(p, jobs->jobs[i].condition, name_of(p, jobs->jobs[i].prompt), i);
     return p;
 }
 
@@ -29,73 +57,62 @@ void partner_free(struct partners *p)
     if (!p) return;
     map_free(p->index);
     map_free(p->made);
+    map_free(p->first);
+    buf_free(&p->key);
     free(p);
 }
 
-static void add_int(struct buf *b, int v)
-{
-    buf_add(b, &v, sizeof v);
-}
-
-/* Condition, prompt, and the values of those axes of x that `of` has, too. */
-static void add_key(struct buf *b, int condition, int prompt, const struct job *x, const struct job *of)
-{
-    int i, k;
-    b->n = 0;
-    add_int(b, condition);
-    for (i = 0; i < of->n_values; i++) add_int(b, of->values[i].axis);
-    add_int(b, -1);
-    add_int(b, prompt);
-    for (i = 0; i < x->n_values; i++)
-        for (k = 0; k < of->n_values; k++)
-            if (x->values[i].axis == of->values[k].axis) {
-                add_int(b, x->values[i].axis);
-                buf_add(b, x->values[i].text, strlen(x->values[i].text) + 1);
-            }
-}
-
-/* Enters the jobs of the condition for jobs with the axes of `of`, when that was not done yet. */
-static void enter(struct partners *p, int condition, const struct job *of, struct buf *key)
+static bool has_axis(const struct job *j, int axis)
 {
     int i;
-    key->n = 0;
-    add_int(key, condition);
-    for (i = 0; i < of->n_values; i++) add_int(key, of->values[i].axis);
-    if (map_put(p->made, key->p, key->n, 0) >= 0) return;
-    for (i = 0; i < p->jobs->n; i++) {
-        const struct job *x = &p->jobs->jobs[i];
-        if (x->condition != condition) continue;
-        add_key(key, condition, x->prompt, x, of);
-        map_put(p->index, key->p, key->n, i);
+    for (i = 0; i < j->n_values; i++)
+        if (j->values[i].axis == axis) return true;
+    return false;
+}
+
+/* p->key: condition, the axes of `of`, prompt, and the values of x of the axes that both `of` and `with` have. */
+static void make_key(struct partners *p, int condition, const char *prompt, const struct job *x, const struct job *of,
+                     const struct job *with)
+{
+    int i;
+    p->key.n = 0;
+    add_int(&p->key, condition);
+    for (i = 0; i < of->n_values; i++) add_int(&p->key, of->values[i].axis);
+    add_int(&p->key, -1);
+    buf_add(&p->key, prompt, strlen(prompt) + 1);
+    for (i = 0; i < x->n_values; i++) {
+        if (!has_axis(of, x->values[i].axis) || !has_axis(with, x->values[i].axis)) continue;
+        add_int(&p->key, x->values[i].axis);
+        buf_add(&p->key, x->values[i].text, strlen(x->values[i].text) + 1);
     }
 }
 
-static bool has_axis(const struct condition *c, int axis)
+/* Enters the jobs of the condition for jobs with the axes of `of`, when that was not done yet. */
+static void enter(struct partners *p, int condition, const struct job *of)
 {
     int i;
-    for (i = 0; i < c->n_over; i++)
-        if (c->over[i] == axis) return true;
-    return false;
+    p->key.n = 0;
+    add_int(&p->key, condition);
+    for (i = 0; i < of->n_values; i++) add_int(&p->key, of->values[i].axis);
+    if (map_put(p->made, p->key.p, p->key.n, 0) >= 0) return;
+    for (i = 0; i < p->jobs->n; i++) {
+        const struct job *x = &p->jobs->jobs[i];
+        if (x->condition != condition) continue;
+        make_key(p, condition, name_of(p, x->prompt), x, of, x);
+        map_put(p->index, p->key.p, p->key.n, i);
+    }
 }
 
 int partner_of(struct partners *p, int job, int prompt, int condition)
 {
-    enum { NONE = 0x7fffffff };
     const struct job *of = &p->jobs->jobs[job];
-    struct axis_value *shared = mem_array((size_t)of->n_values, sizeof *shared);
-    struct job ask = {.values = shared};
-    struct buf key = {0};
-    int i, found;
-    if (condition < 0) {
-        free(shared);
-        return -1;
-    }
-    enter(p, condition, of, &key);
-    for (i = 0; i < of->n_values; i++)
-        if (has_axis(&p->s->conditions[condition], of->values[i].axis)) shared[ask.n_values++] = of->values[i];
-    add_key(&key, condition, prompt, &ask, of);
-    found = map_put(p->index, key.p, key.n, NONE); /* one that is not there is entered as that */
-    buf_free(&key);
-    free(shared);
-    return found == NONE ? -1 : found;
+    const char *name = name_of(p, prompt);
+    int first, found;
+    if (condition < 0) return -1;
+    first = first_of(p, condition, name, NONE); /* one that is not there is entered as that */
+    if (first < 0 || first == NONE) return -1;
+    enter(p, condition, of);
+    make_key(p, condition, name, of, of, &p->jobs->jobs[first]);
+    found = map_put(p->index, p->key.p, p->key.n, NONE);
+    return found < 0 || found == NONE ? -1 : found;
 }

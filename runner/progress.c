@@ -69,18 +69,19 @@ static void stamp(char out[32])
 static void draw(struct progress *p)
 {
     double seconds = (double)(progress_now_ms() - p->started_ms) / 1000, s = share(p);
-    char left[16], when[32], bar[BAR_CELLS * 3 + 1] = "";
+    char left[16], when[32], speed[32] = "", bar[BAR_CELLS * 3 + 1] = "";
     int i;
     eta(p, left);
+    if (p->tokens && seconds > 0) snprintf(speed, sizeof speed, "%.0f tok/s  ", (double)p->tokens / seconds);
     if (p->how == PROGRESS_BAR) {
         for (i = 0; i < BAR_CELLS; i++) strcat(bar, (i + 0.5) / BAR_CELLS <= s ? "█" : "·");
-        fprintf(stderr, "\r\033[K%s %d/%d  %.0f %%  %.0f tok/s  ETA %s  %d failed  %.40s", bar, p->done, p->jobs, 100 * s,
-                seconds > 0 ? (double)p->tokens / seconds : 0, left, p->failed, p->last);
+        fprintf(stderr, "\r\033[K%s %d/%d  %.0f %%  %sETA %s  %d failed  %.40s", bar, p->done, p->jobs, 100 * s, speed, left,
+                p->failed, p->last);
         fflush(stderr);
     } else {
         stamp(when);
-        fprintf(stderr, "%s %s %d/%d %.0f%% %.0f tok/s eta %s failed %d\n", when, p->name, p->done, p->jobs, 100 * s,
-                seconds > 0 ? (double)p->tokens / seconds : 0, left, p->failed);
+        fprintf(stderr, "%s %s %d/%d %.0f%% %seta %s failed %d\n", when, p->name, p->done, p->jobs, 100 * s, speed, left,
+                p->failed);
     }
     p->drawn_ms = progress_now_ms();
 }

@@ -74,12 +74,19 @@ static int check_names(sqlite3_stmt *stmt, err *e)
     return 0;
 }
 
-static int compile(sqlite3 *db, const char *sql, enum query_format format, sqlite3_stmt **out, err *e)
+/* schema: of the file; an older one lacks some views. */
+static int compile(sqlite3 *db, const char *sql, int schema, enum query_format format, sqlite3_stmt **out, err *e)
 {
     sqlite3_stmt *stmt = NULL;
     const char *tail;
     int r = -1;
-    if (sqlite3_prepare_v2(db, sql, -1, &stmt, &tail) != SQLITE_OK) return failed(db, e);
+    if (sqlite3_prepare_v2(db, sql, -1, &stmt, &tail) != SQLITE_OK) {
+        err why = {0};
+        failed(db, &why);
+        return schema < DB_SCHEMA ? err_set(e, why.code, "%s (the file is of schema %d: kvrun SPEC --db FILE brings it to %d)",
+                                            why.msg, schema, DB_SCHEMA)
+                                  : err_set(e, why.code, "%s", why.msg);
+    }
     if (!stmt)
         r = err_set(e, ERR_INPUT, "SQL: there is no statement");
     else if (!nothing_left(db, tail))
@@ -102,12 +109,13 @@ int query_sql(const char *path, const char *sql, enum query_format format, int w
 {
     sqlite3 *db;
     sqlite3_stmt *stmt = NULL;
-    int r;
+    int r, schema;
     if (db_open_read(&db, path, e)) return -1;
-    r = query_functions(db, e);
+    schema = (int)db_id(db, NULL, e, "PRAGMA user_version", "");
+    r = schema < 0 ? -1 : query_functions(db, e);
     if (!r) {
         sqlite3_set_authorizer(db, authorize, NULL);
-        r = compile(db, sql, format, &stmt, e);
+        r = compile(db, sql, schema, format, &stmt, e);
     }
     if (!r) {
         if (query_write(stmt, format, width, out) != SQLITE_DONE) r = failed(db, e);

@@ -67,6 +67,20 @@ static const struct example {
      "JOIN v_kv b ON b.experiment=e.experiment AND b.label=base.label AND b.moment='pass' AND b.layer=e.layer\n"
      "            AND b.tensor=e.tensor AND b.tok_start=e.tok_start AND b.n_tok=e.n_tok\n"
      "WHERE e.moment='pass' GROUP BY sj.id, e.tensor, e.layer ORDER BY sj.id, e.tensor, e.layer;\n"},
+    {"the map of a recovery: a row per value of the first axis, its values along the second",
+     "WITH axis AS (\n"
+     "  SELECT spec_job_id, name, value, num, row_number() OVER (PARTITION BY spec_job_id ORDER BY name) AS nth FROM factor),\n"
+     "cell AS (\n"
+     "  SELECT m.experiment, m.prompt, m.condition, m.metric, a.name||'='||a.value AS row, a.num,\n"
+     "         coalesce(b.value||': ', '')||coalesce(round(m.value, 3), m.flag) AS text\n"
+     "  FROM v_metric m JOIN v_spec s USING (experiment) JOIN metric_def d ON d.spec_id=s.spec_id AND d.name=m.metric\n"
+     "  JOIN axis a ON a.spec_job_id=m.spec_job_id AND a.nth=1 LEFT JOIN axis b ON b.spec_job_id=m.spec_job_id AND b.nth=2\n"
+     "  WHERE json_extract(d.definition_json, '$.metric')='recovery' ORDER BY a.num, b.num)\n"
+     "SELECT experiment, prompt, condition, metric, row, group_concat(text, '  ') AS values_along_second_axis\n"
+     "FROM cell GROUP BY experiment, prompt, condition, metric, row ORDER BY experiment, condition, prompt, metric, min(num), row;\n"},
+    {"may the experiment be trusted: the controls' verdicts, those that fail first",
+     "SELECT experiment, verdict, label, kind, of, against, detail\n"
+     "FROM v_control ORDER BY verdict<>'fail', verdict<>'missing', experiment, spec_job_id;\n"},
 };
 
 const char *query_example(int n, const char **title)

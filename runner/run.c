@@ -439,14 +439,15 @@ static int print_outcome(const struct loop *l, err *e)
     struct buf b = {0};
     int rc = 0;
     if (r->o->json) {
-        json_t *j = json_pack("{s:s,s:s,s:i,s:i}", "db", r->db, "run", store_run_uuid(l->st), "jobs", r->only.n_needed,
-                              "failed", l->n_failed);
+        json_t *j = json_pack("{s:s,s:s,s:i,s:i,s:i}", "db", r->db, "run", store_run_uuid(l->st), "jobs", r->only.n_needed,
+                              "failed", l->n_failed, "controls_failed", l->controls.fail);
         char *text = json_dumps(j, JSON_COMPACT);
         buf_printf(&b, "%s\n", text);
         free(text);
         json_decref(j);
     } else if (!r->o->quiet) {
         rc = table_outcome(r->spec, r->jobs, r->only.asked, l->st, r->o->color, &b, e);
+        if (!rc) rc = table_metrics(r->spec, r->jobs, r->only.asked, l->st, &b, e);
     }
     if (b.n) fwrite(b.p, 1, b.n, stdout);
     buf_free(&b);

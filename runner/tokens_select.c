@@ -162,21 +162,31 @@ static bool depends(const struct listing *l, const struct hit *h)
 
 static bool is_donor(const struct listing *l, const struct donor *d)
 {
+    if (d->stored) return false;
     if (d->other) return l->p->prompt->other >= 0;
-    return d->prompt && strcmp(d->prompt, l->p->prompt->name) == 0;
+    return !d->prompt || strcmp(d->prompt, l->p->prompt->name) == 0;
+}
+
+static void add_donor(struct listing *l, struct hit *as, const char *key, const struct donor *d)
+{
+    as->key = key;
+    if (is_donor(l, d)) add_hit(l, as, &d->select);
 }
 
 static void add_op(struct listing *l, struct hit *as, const struct op *op)
 {
+    int i;
     as->op = job_op_name(op->op);
     as->key = "at";
     add_hit(l, as, &op->select);
-    as->key = "from";
-    if (op->op == EDIT_TRANSPLANT && is_donor(l, &op->donor)) add_hit(l, as, &op->donor.select);
+    if (op->op == EDIT_TRANSPLANT) add_donor(l, as, "from", &op->donor);
+    if (op->op == EDIT_SWAP) add_donor(l, as, "with", &op->donor);
+    for (i = 0; i < op->n_refs; i++) add_donor(l, as, "over", &op->refs[i]);
+    as->key = "queries";
+    if (op->op == EDIT_KNOCKOUT && !op->all_queries) add_hit(l, as, &op->queries);
     if (op->op != EDIT_ADD || op->vector.file) return;
-    if (is_donor(l, &op->vector.from)) add_hit(l, as, &op->vector.from.select);
-    as->key = "minus";
-    if (is_donor(l, &op->vector.minus)) add_hit(l, as, &op->vector.minus.select);
+    add_donor(l, as, "from", &op->vector.from);
+    add_donor(l, as, "minus", &op->vector.minus);
 }
 
 /* ---- conditions ---- */
@@ -192,6 +202,22 @@ static const char *axes_text(const struct listing *l, const struct axis_value *v
     return s;
 }
 
+/* The i-th position of an axis of positions; "0" when it has none. */
+static struct axis_value position_of(const struct listing *l, int axis, int i, int *count)
+{
+    const struct axis *a = &l->s->axes[axis];
+    struct diag *d = diag_new(l->s->path, l->s->source, l->s->source_len);
+    struct axis_value v = {.axis = axis, .text = "0", .at = a->at};
+    int *at, n;
+    *count = 1;
+    if (bind_select(l->p, &a->select, l->mem, d, &at, &n) == 0) {
+        *count = n;
+        v.text = arena_printf(l->mem, "%d", at[i]);
+    }
+    diag_free(d);
+    return v;
+}
+
 /* The value of an axis: the prompt's own, or the i-th. */
 static struct axis_value value_of(const struct listing *l, int axis, int i, int *count)
 {
@@ -200,6 +226,7 @@ static struct axis_value value_of(const struct listing *l, int axis, int i, int 
     *count = 1;
     for (k = 0; k < p->n_values; k++)
         if (p->values[k].axis == axis) return p->values[k];
+    if (l->s->axes[axis].kind == AXIS_POSITIONS) return position_of(l, axis, i, count);
     *count = spec_axis_count(&l->s->axes[axis]);
     return spec_axis_value(l->s, axis, i);
 }

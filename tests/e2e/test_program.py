@@ -86,7 +86,7 @@ def done(tiny_spec, tmp_path):
 
 
 def test_json_and_csv_of_every_view_parse(done):
-    for view in ("v_result", "v_token", "v_prompt_token", "v_metric", "v_kv", "v_divergence", "v_storage"):
+    for view in ("v_result", "v_token", "v_prompt_token", "v_metric", "v_control", "v_kv", "v_divergence", "v_storage"):
         rows = json.loads(run("sql", "--db", done, "--json", f"SELECT * FROM {view}").stdout)
         assert rows, view
         table = list(csv.reader(io.StringIO(run("sql", "--db", done, "--csv", f"SELECT * FROM {view}").stdout)))

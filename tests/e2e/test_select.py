@@ -95,10 +95,12 @@ prompts:
 exclude: [{{ when: {{ ctx: 300, depth: 50 }}, why: enough }}]
 conditions:
   - name: baseline
+  - name: hide
+    apply: [{{ op: mask, at: {{ slot: needle }}, when: prefill }}]
   - name: zero
     over: [tensor]
     apply: [{{ op: zero, tensor: $tensor, at: {{ slot: needle }}, when: finished_cache }}]
-controls: [noop]
+controls: [noop, self_transplant, {{ non_needle: {{ seed: 1 }} }}, absent]
 decode: {{ max_tokens: 3, stop: none, after_edit: rerun_last }}
 metrics: [{{ name: first_divergence, against: baseline }}]
 """
@@ -111,7 +113,9 @@ def test_a_haystack_runs_and_its_needle_is_a_span(tiny, tmp_path):
     spec.write_text(HAYSTACK.format(model=tiny))
     run(spec, "--db", db)
     labels = {r["label"] for r in sql(db, "SELECT label FROM v_result")}
-    assert len(labels) == 5 * (1 + 2 + 1)
+    assert len(labels) == 5 * (1 + 1 + 2 + 2 + 2 + 2)  # baseline, hide, zero; two that are equal, non_needle; absent, without
+    verdicts = [r["verdict"] for r in sql(db, "SELECT verdict FROM v_control")]
+    assert sorted(verdicts) == ["pass"] * 15 + ["shown"] * 10
     assert {"hay/baseline/ctx=150/depth=50", "hay/zero/ctx=300/depth=100/tensor=v", "hay/noop/ctx=300/depth=0"} <= labels
     for r in sql(db, "SELECT sp.name, sp.variant, p.n_tokens, p.text, ps.byte_start, ps.byte_end FROM spec_prompt sp "
                      "JOIN prompt p ON p.id = sp.prompt_id JOIN prompt_span ps ON ps.spec_prompt_id = sp.id WHERE ps.name = 'needle'"):
@@ -125,9 +129,9 @@ def test_a_haystack_runs_and_its_needle_is_a_span(tiny, tmp_path):
         if "/noop/" in label:
             assert steps[label] == steps[label.replace("noop", "baseline")]
     # another text is another question: nothing is answered from before
-    assert "20 stored" in run("plan", spec, "--db", db).stdout or "reuse     20" in run("plan", spec, "--db", db).stdout
+    assert "reuse     50" in run("plan", spec, "--db", db).stdout
     (tmp_path / "texts/a.txt").write_text("A road ran by. It was long and grey. " * 40)
-    assert "run       20" in run("plan", spec, "--db", db).stdout
+    assert "run       50" in run("plan", spec, "--db", db).stdout
 
 
 def test_the_shipped_sweep_finds_the_needle_behind_the_text(smollm2, tmp_path):

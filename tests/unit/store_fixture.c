@@ -149,6 +149,9 @@ static void fix_make_jobs(void)
                           .prompt = p,
                           .condition = index[c],
                           .baseline = p * 5,
+                          .control = c == 4 ? CONTROL_SAME : CONTROL_NONE,
+                          .against = c == 4 ? p * 5 : -1,
+                          .control_of = -1,
                           .same_as = -1,
                           .key = {(uint8_t)i, 9},
                           .key_json = keys[i]};

@@ -2,6 +2,7 @@
 #include "fake_engine.c"
 #include "store_fixture.c"
 
+#include "../../runner/control.h"
 #include "../../runner/db.h"
 #include "../../runner/metric.h"
 #include "../../runner/query.h"
@@ -22,9 +23,22 @@ static const int says_sf[] = {1, 2, 5, -1}, says_ny[] = {3, 4, 5, -1}, nasty[] =
 static void fill(const char *path)
 {
     struct run_info info = fix_run();
+    struct control_sum sum;
+    struct metric metrics[COUNT(fix_metrics) + 1];
+    struct spec spec = fix_spec;
     err e = {0}, why = {ERR_FAIL, "a logit is not finite"};
     store *st;
     int run;
+    memcpy(metrics, fix_metrics, sizeof fix_metrics);
+    metrics[COUNT(fix_metrics)] = (struct metric){.name = "recovery",
+                                                  .kind = METRIC_RECOVERY,
+                                                  .against = -1,
+                                                  .of_metric = 1,
+                                                  .clean = {.condition = 2, .prompt = -1},
+                                                  .corrupt = {.condition = 0, .prompt = -1}};
+    spec.metrics = metrics;
+    spec.n_metrics = COUNT(metrics);
+    info.spec = &spec;
     if (store_open(&st, path, &e)) fail_msg("%s", e.msg);
     for (run = 0; run < 2; run++) {
         if (store_begin(st, &info, &e)) fail_msg("%s", e.msg);
@@ -33,7 +47,8 @@ static void fill(const char *path)
         fix_put(st, 3, says_ny, &cache_b, &e);
         fix_put(st, 4, nasty, &cache_a, &e);
         store_put(st, &(struct result){.job = 7, .failed = &why}, &e);
-        if (metric_compute(st, info.spec, info.jobs, NULL, &e) || store_end(st, "done", 0, &e)) fail_msg("%s", e.msg);
+        if (metric_compute(st, info.spec, info.jobs, NULL, &e) || control_judge(st, info.jobs, &sum, &e) ||
+            store_end(st, "done", 0, &e)) fail_msg("%s", e.msg);
     }
     store_close(st);
 }
