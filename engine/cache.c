@@ -197,22 +197,34 @@ int cache_reserve(cache *c, int more, err *e)
     return 0;
 }
 
+/* A page of its own with the first `kept` tokens of an old one: no more is copied than stays. NULL: out of memory. */
+static struct page *page_begun(engine *en, const struct page *old, int kept)
+{
+    size_t row = (size_t)en->model.E * (size_t)dtype_block_bytes(en->attn.kv_type), head = PAGE_TOKENS * row;
+    struct page *p = page_new(en);
+    int g;
+    if (!p || kept == 0) return p;
+    en->k->copy_rows(p->kv.k, head, old->kv.k, head, (size_t)kept * row, 2 * (size_t)en->model.G); /* v lies behind k */
+    for (g = 0; g < en->model.G; g++) p->hidden_bits[g] = old->hidden_bits[g] & (((uint64_t)1 << kept) - 1);
+    if (old->kv.hidden) p->kv.hidden = p->hidden_bits;
+    return p;
+}
+
 int cache_renew(cache *c, int layer, int first, err *e)
 {
-    int l, i, tail = first % PAGE_TOKENS;
+    int l, i;
     for (l = layer; l < c->en->model.n_layer; l++)
         for (i = first / PAGE_TOKENS; i < c->n_pages; i++) {
             struct page *old = (struct page *)(void *)c->pages[l][i], *p;
-            bool all = tail == 0 || i > first / PAGE_TOKENS;
-            if (all && atomic_load(&old->refs) > 1) { /* nothing of it is kept, so nothing is copied */
-                p = page_new(c->en);
-                if (p) c->pages[l][i] = &p->kv;
-                if (p) page_release(c->en, old);
-            } else {
-                p = cache_own(c, l, i);
-                if (p) cache_clear_tail(c->en, p, all ? 0 : tail);
+            int kept = i > first / PAGE_TOKENS ? 0 : first % PAGE_TOKENS;
+            if (atomic_load(&old->refs) == 1) {
+                cache_clear_tail(c->en, old, kept);
+                continue;
             }
+            p = page_begun(c->en, old, kept);
             if (!p) return err_set(e, ERR_FAIL, "no memory to copy a page of the cache");
+            c->pages[l][i] = &p->kv;
+            page_release(c->en, old);
         }
     return 0;
 }

@@ -141,8 +141,8 @@ struct gen_pick {
 int cache_new(cache **out, engine *en, err *e); /* holds no token */
 cache *cache_fork(cache *c);                    /* shares every page; never fails */
 void cache_free(cache *c);                      /* NULL is fine */
-int cache_len(const cache *c);                  /* tokens held; one that was masked counts, one that was evicted and closed up
-                                                   behind does not */
+int cache_len(const cache *c);                  /* tokens held; one that was masked counts, and one that left during a pass: its
+                                                   place is kept. One behind which a finished cache closed up does not */
 /* A fork that holds the first n tokens of c. */
 int cache_fork_at(cache **out, cache *c, int n, err *e);
 /* Feeds n tokens at positions len.. . With `last`, also the pick from the last token's logits (n > 0 then). */
@@ -160,7 +160,8 @@ struct record {
 /* Changes and records of a pass that feeds tokens; heads of an edit are kv heads for K, V, K_PRE, query heads for HEAD_OUT and
    a knockout, and ignored elsewhere. An edit of K or V, a mask, an evict is made before that layer's attention: the query at
    the position sees it, too. Positions are places in the cache. An evict that closes up gives the tokens behind it the position
-   ids they would have without it, while it keeps its place in the cache, hidden: it must name all layers and all heads. */
+   ids they would have without it, while it keeps its place in the cache, hidden: it must name all layers and all heads. Windows
+   count places. What was closed up stays so in forks and in shorter forks. */
 struct watch {
     const struct edit *edits;
     const struct record *records;
@@ -204,10 +205,12 @@ enum edit_op {
     EDIT_ADD,        /* plus `by` times `vector` */
     EDIT_MEAN,       /* becomes `vector`, a mean that the caller took */
     EDIT_NOISE,      /* plus sigma times a normal number that seed, site, layer, position and element decide, see edit_noise */
-    EDIT_SWAP,       /* the values at `at` and at donor_at change places; of a finished cache alone, both lists apart */
-    EDIT_QUANTISE,   /* rounded to 2^bits levels between the least and the largest of a group and widened again: round((x - min)
-                        / s) * s + min with s = (max - min) / (2^bits - 1). Group: one head of one position (the whole vector
-                        where there are no heads), or with per_channel one element of one head over all of `at` */
+    EDIT_SWAP,     /* the values at `at` and at donor_at change places; of a finished cache alone, both lists apart, no position
+                      twice */
+    EDIT_QUANTISE, /* rounded to 2^bits levels between the least and the largest of a group and widened again: round((x - min)
+                      / s) * s + min, halves to even, in f32, with s = (max - min) / (2^bits - 1). Group: one head of one
+                      position (the whole vector where there are no heads), or with per_channel one element of one head over all
+                      of `at` */
     EDIT_EVICT,    /* hidden and zeroed; with `compact` of a finished cache the tokens behind move up and their keys are turned
                       back: all layers and heads then, and rotary positions */
     EDIT_KNOCKOUT, /* in flight alone: the query heads `heads` at `queries` do not see `at`; tensors is ignored */
@@ -220,9 +223,11 @@ struct edit {
     const int *heads;  /* (n_heads) kv heads; EDIT_KNOCKOUT: query heads */
     const int *at;     /* (n_at) positions held by the cache */
     int n_layers, n_heads, n_at;
-    const cache *donor;  /* of the same engine; may be the cache itself or a fork of it */
-    const int *donor_at; /* (n_at) positions held by the donor; may repeat */
-    bool rerotate;       /* turn keys from the donor's position to the target's; Su et al. 2021, eq. 34 */
+    const cache *donor; /* of the same engine; of a finished cache's edit it may be the cache itself, else nothing that the
+                           call feeds */
+    const int
+        *donor_at; /* (n_at) positions held by the donor; may repeat. Of recorded keys: where they come from, to rerotate */
+    bool rerotate; /* turn keys from the donor's position to the target's; Su et al. 2021, eq. 34 */
     float by;
     const float *vector; /* EDIT_ADD, EDIT_MEAN: (n_layers, width) one vector for all positions. EDIT_TRANSPLANT without a
                             donor, and always at a site that no cache holds: (n_layers, n_at, width) as recorded or stored; K

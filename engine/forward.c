@@ -112,7 +112,19 @@ static float *tap_room(engine *en, size_t n)
     return en->tap_x;
 }
 
-static void reorder(float *x, const struct model *m, int n, bool back);
+/* The turning part of each of n heads from pairs (2i, 2i+1) to (i, i + n_rot/2), or back. */
+static void reorder(float *x, const struct model *m, int n, bool back)
+{
+    float t[HEAD_MAX];
+    int i, half = m->n_rot / 2;
+    for (; n > 0; n--, x += m->E) {
+        memcpy(t, x, (size_t)m->n_rot * sizeof *t);
+        for (i = 0; i < m->n_rot; i++) {
+            int from = i % half * 2 + i / half;
+            x[back ? from : i] = t[back ? i : from];
+        }
+    }
+}
 
 static void tap_at(engine *en, int layer, enum tap_site site, float *x, const struct pass_row *rows, int n, int width)
 {
@@ -132,20 +144,6 @@ static void tap_at(engine *en, int layer, enum tap_site site, float *x, const st
     if (en->tap->looks >> site & 1) return;
     if (pairs) reorder(host, m, n * m->G, true);
     en->k->put(x, host, bytes);
-}
-
-/* The turning part of each of n heads from pairs (2i, 2i+1) to (i, i + n_rot/2), or back. */
-static void reorder(float *x, const struct model *m, int n, bool back)
-{
-    float t[HEAD_MAX];
-    int i, half = m->n_rot / 2;
-    for (; n > 0; n--, x += m->E) {
-        memcpy(t, x, (size_t)m->n_rot * sizeof *t);
-        for (i = 0; i < m->n_rot; i++) {
-            int from = i % half * 2 + i / half;
-            x[back ? from : i] = t[back ? i : from];
-        }
-    }
 }
 
 void forward_tap(engine *en, const struct tap *t)

@@ -118,8 +118,9 @@ static void record_row(struct watching *t, const struct item *it, int l, const f
 /* Which of the rows handed to a tap an item means; -1: none of them. */
 static int row_in(const struct watching *t, const struct item *it, enum tap_site tap, const struct pass_row *rows, int n)
 {
-    int first = tap == TAP_LOGITS ? 0 : (int)(rows - t->rows), b = it->row;
-    if (tap == TAP_LOGITS) b = watch_find(t->want, t->n_want, it->row);
+    bool logits = tap == TAP_LOGITS; /* of the wanted rows alone */
+    int first = (int)(rows - (logits ? t->en->s.tap_rows : t->rows)), b = it->row;
+    if (logits) b = watch_find(t->want, t->n_want, it->row);
     return b >= first && b - first < n ? b - first : -1;
 }
 
@@ -145,10 +146,13 @@ static void at_site(void *arg, int layer, enum tap_site tap, float *x, const str
 static bool range_of(void *arg, int layer, enum tap_site site, int n, int *first, int *end)
 {
     const struct watching *t = arg;
-    const struct span *s = &t->spans[(size_t)(layer + 1) * TAP_COUNT + site];
-    if (site == TAP_LOGITS) return true;
+    const struct span *s = &t->spans[(size_t)((site == TAP_LOGITS ? 0 : layer) + 1) * TAP_COUNT + site];
     *first = s->first;
     *end = s->end < n ? s->end : n;
+    if (site == TAP_LOGITS) {
+        for (*first = 0; *first < n && t->want[*first] < s->first;) ++*first;
+        for (*end = *first; *end < n && t->want[*end] < s->end;) ++*end;
+    }
     return *first < *end;
 }
 

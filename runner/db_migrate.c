@@ -1,7 +1,8 @@
 /* db_migrate.c: from schema 1 to 2; see db_migrate.h.
  *
- * Tables that only grew keep their rows under a new definition; views and indexes are made anew; what is missing is made. All
- * definitions come from the schema's own text, so that a file that was brought along is like one that was just made. */
+ * A table whose definition has changed keeps its rows under the new one; views are made anew; what is missing is made. All
+ * definitions come from the schema's own text, so that a file that was brought along is like one that was just made. This is
+ * enough as long as tables only gain columns with a default and looser constraints. */
 #include "db_migrate.h"
 
 #include <stdbool.h>
@@ -12,9 +13,6 @@
 
 enum { COPIES = 100 };
 static const int64_t COPY_MAX = (int64_t)1 << 30; /* bytes of a file that is copied before */
-
-/* Tables whose definition has changed since schema 1. */
-static const char *const rebuilt[] = {"intervention", "metric", "spec_prompt", "prompt_span", NULL};
 
 /* ---- the copy ---- */
 
@@ -118,21 +116,42 @@ static int run_f(sqlite3 *db, err *e, const char *fmt, ...)
     return r;
 }
 
-static bool is_rebuilt(const char *name)
+/* A definition without comments and line breaks. */
+static void plain(const char *sql, size_t n, struct buf *out)
 {
-    int i;
-    for (i = 0; rebuilt[i]; i++)
-        if (!strcmp(rebuilt[i], name)) return true;
-    return false;
+    size_t i;
+    bool quoted = false;
+    out->n = 0;
+    buf_add(out, "", 0);
+    for (i = 0; i < n; i++) {
+        if (sql[i] == '\'') quoted = !quoted;
+        while (!quoted && i + 1 < n && sql[i] == '-' && sql[i + 1] == '-')
+            while (i < n && sql[i] != '\n') i++;
+        if (i == n ||
+            (!quoted && (sql[i] == ';' || ((sql[i] == ' ' || sql[i] == '\n') && out->n && out->p[out->n - 1] == ' '))))
+            continue;
+        buf_char(out, !quoted && sql[i] == '\n' ? ' ' : sql[i]);
+    }
+    while (out->n && out->p[out->n - 1] == ' ') out->p[--out->n] = 0;
 }
 
-/* 1: there is an object of this name, 0: there is none, -1. */
-static int exists(sqlite3 *db, const char *name, err *e)
+enum state { STATE_MISSING, STATE_OLD, STATE_PRESENT };
+
+/* How the file has what a statement defines; -1: e. */
+static int state_of(sqlite3 *db, const struct statement *s, err *e)
 {
     sqlite3_stmt *find = NULL;
-    int r = db_query(db, &find, e, "SELECT 1 FROM sqlite_schema WHERE name=?", "s", name);
+    struct buf there = {0}, wanted = {0};
+    int r = db_query(db, &find, e, "SELECT sql FROM sqlite_schema WHERE name=?", "s", s->name), state = r;
+    if (r == 1) {
+        plain((const char *)sqlite3_column_text(find, 0), (size_t)sqlite3_column_bytes(find, 0), &there);
+        plain(s->sql, s->n, &wanted);
+        state = there.n == wanted.n && !memcmp(there.p, wanted.p, there.n) ? STATE_PRESENT : STATE_OLD;
+    }
     sqlite3_finalize(find);
-    return r;
+    buf_free(&there);
+    buf_free(&wanted);
+    return state;
 }
 
 /* Views name the tables that change: all go, and come back in their present form. */
@@ -148,38 +167,44 @@ static int drop_views(sqlite3 *db, err *e)
     return r;
 }
 
-/* The names of a table's columns, with commas between. */
-static int columns_of(sqlite3 *db, const char *table, struct buf *out, err *e)
+/* The columns that both tables have, with commas between. */
+static int common_columns(sqlite3 *db, const char *a, const char *b, struct buf *out, err *e)
 {
     sqlite3_stmt *all = NULL;
-    int r = db_query(db, &all, e, "SELECT name FROM pragma_table_info(?)", "s", table);
+    int r =
+        db_query(db, &all, e,
+                 "SELECT name FROM pragma_table_info(?1) WHERE name IN (SELECT name FROM pragma_table_info(?2)) ORDER BY cid",
+                 "ss", a, b);
     for (; r == 1; r = db_next(db, all, e))
         buf_printf(out, "%s%s", out->n ? "," : "", (const char *)sqlite3_column_text(all, 0));
     sqlite3_finalize(all);
     return r;
 }
 
-/* A table under its new definition, with all its rows; new columns have their defaults. Its indexes go with the old one; what
-   refers to it goes on doing so by its name (keep_references). */
+/* A table under its new definition, with all its rows; new columns have their defaults. Its indexes go with the old one. Other
+   tables go on naming it, since references are not enforced and not rewritten meanwhile. */
 static int rebuild(sqlite3 *db, const struct statement *s, err *e)
 {
-    struct buf columns = {0};
-    int r = columns_of(db, s->name, &columns, e);
-    if (!r) r = run_f(db, e, "ALTER TABLE %s RENAME TO old_%s", s->name, s->name);
+    struct buf columns = {0}, old = {0};
+    int r;
+    buf_printf(&old, "old_%s", s->name);
+    r = run_f(db, e, "ALTER TABLE %s RENAME TO %s", s->name, old.p);
     if (!r) r = run(db, s->sql, s->n, e);
+    if (!r) r = common_columns(db, s->name, old.p, &columns, e);
     if (!r)
-        r = run_f(db, e, "INSERT INTO %s(%s) SELECT %s FROM old_%s; DROP TABLE old_%s", s->name, columns.p, columns.p, s->name,
-                  s->name);
+        r = run_f(db, e, "INSERT INTO %s(%s) SELECT %s FROM %s; DROP TABLE %s", s->name, columns.p, columns.p, old.p, old.p);
     buf_free(&columns);
+    buf_free(&old);
     return r;
 }
 
 static int make(sqlite3 *db, const struct statement *s, err *e)
 {
-    int there = exists(db, s->name, e);
-    if (there < 0) return -1;
-    if (there && s->kind == 'T' && is_rebuilt(s->name)) return rebuild(db, s, e);
-    return there ? 0 : run(db, s->sql, s->n, e);
+    int state = state_of(db, s, e);
+    if (state < 0 || state == STATE_PRESENT) return state < 0 ? -1 : 0;
+    if (state == STATE_OLD && s->kind == 'T') return rebuild(db, s, e);
+    if (state == STATE_OLD && run_f(db, e, "DROP INDEX %s", s->name)) return -1; /* views are gone already */
+    return run(db, s->sql, s->n, e);
 }
 
 /* Tables first, since indexes and views name them. */
@@ -209,10 +234,12 @@ static int bring(sqlite3 *db, const char *schema, err *e)
     return run_f(db, e, "PRAGMA user_version=%d", DB_SCHEMA);
 }
 
-/* While a table has another name, nothing that refers to it may follow, and nothing may be deleted along with it. */
-static int keep_references(sqlite3 *db, bool on, err *e)
+/* References are checked at the end of it all instead of row by row; the setting counts outside of transactions alone. */
+static void enforce(sqlite3 *db, int on)
 {
-    return run_f(db, e, "PRAGMA foreign_keys=%s; PRAGMA legacy_alter_table=%s", on ? "OFF" : "ON", on ? "ON" : "OFF");
+    int now;
+    sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_FKEY, on, &now);
+    sqlite3_db_config(db, SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, !on, &now); /* 1: a rename leaves what other tables say alone */
 }
 
 int db_migrate(sqlite3 *db, const char *path, int from, const char *schema, err *e)
@@ -220,14 +247,14 @@ int db_migrate(sqlite3 *db, const char *path, int from, const char *schema, err 
     struct buf copy = {0};
     sqlite3_stmt *find = NULL;
     int r = make_copy(db, path, from, &copy, e), version = from;
-    if (!r) r = keep_references(db, true, e); /* neither can be changed inside a transaction */
+    enforce(db, 0);
     if (!r) r = db_run(db, NULL, e, "BEGIN IMMEDIATE", "");
     if (!r && db_query(db, &find, e, "PRAGMA user_version", "") == 1) version = sqlite3_column_int(find, 0);
     sqlite3_finalize(find);
     if (!r && version == from) r = bring(db, schema, e); /* else another process was faster */
     if (!r) r = db_run(db, NULL, e, "COMMIT", "");
     if (r) db_rollback(db);
-    if (keep_references(db, false, e)) r = -1;
+    enforce(db, 1);
     if (!r && version == from && copy.n)
         fprintf(stderr, "%s: brought from schema %d to %d; as it was: %s\n", path, from, DB_SCHEMA, copy.p);
     else if (!r && version == from)

@@ -38,7 +38,7 @@ struct metric_passes {
     int (*open)(void *arg, const int *jobs, int n, err *e); /* every job of all feeds to come, as often as it is in them */
     int (*feed)(void *arg, const struct forced *f, err *e); /* 1: stopped by the user */
     void (*close)(void *arg);
-    void (*progress)(void *arg, const char *what, int done, int all); /* done == all: the last call */
+    void (*progress)(void *arg, const char *what, int done, int all); /* what NULL: that was all, or it was stopped */
 };
 
 /* Computes the metrics of the spec for every stored answer of its jobs. passes NULL: those that need logits that are not stored

@@ -199,9 +199,9 @@ static int find_label(const struct jobs *j, const char *label)
     return -1;
 }
 
-static void tell(const struct computing *c, int done, int all)
+static void tell(const struct computing *c, const char *what, int done)
 {
-    if (c->passes) c->passes->progress(c->passes->arg, done == all ? "" : "caches", done, all);
+    if (c->passes) c->passes->progress(c->passes->arg, what, done, c->j->n);
 }
 
 int metric_delta(struct computing *c, int metric, err *e)
@@ -219,12 +219,12 @@ int metric_delta(struct computing *c, int metric, err *e)
             r = delta_pair(c, metric, i, other, e);
             if (r == 1 && ++since % COMMIT_EACH == 0) {
                 if (metric_commit(c, e) || metric_begin(c, e)) r = -1;
-                tell(c, i, c->j->n);
+                tell(c, "caches", i);
             }
         }
         r = r < 0 ? -1 : *signals_flag() ? 1 : 0;
     }
-    if (since >= COMMIT_EACH) tell(c, c->j->n, c->j->n);
+    if (since >= COMMIT_EACH) tell(c, NULL, i);
     return r;
 }
 

@@ -305,7 +305,7 @@ static int feed_all(struct computing *c, const struct tasks *t, int against, err
         rc = against < 0 ? feed_answers(c, &t->all[i], &tokens, e) : feed_pairs(c, against, &t->all[i], &tokens, e);
         k += t->all[i].n + (t->all[i].reference >= 0);
     }
-    c->passes->progress(c->passes->arg, "", n, n);
+    c->passes->progress(c->passes->arg, NULL, k, n);
     c->passes->close(c->passes->arg);
     metric_tokens_free(&tokens);
     free(jobs);

@@ -145,17 +145,19 @@ static void tell(void *arg, const char *what, int done, int all)
 {
     struct pass_feeder *p = arg;
     if (p->how == PROGRESS_NONE) return;
-    if (done == 0) p->since_ms = progress_now_ms();
-    if (done < all && !p->telling && progress_now_ms() - p->since_ms > QUIET_MS) {
+    if (!what) {
+        if (p->telling) progress_end(&p->progress);
+        p->telling = false;
+        p->since_ms = 0;
+        return;
+    }
+    if (!p->since_ms) p->since_ms = progress_now_ms();
+    if (!p->telling && progress_now_ms() - p->since_ms > QUIET_MS) {
         progress_start(&p->progress, "metrics", all, 1, p->how);
         p->progress.started_ms = p->since_ms;
         p->telling = true;
     }
-    if (!p->telling) return;
-    if (done > p->progress.done) progress_jobs(&p->progress, done - p->progress.done, 0, what);
-    if (done < all) return;
-    progress_end(&p->progress);
-    p->telling = false;
+    if (p->telling && done > p->progress.done) progress_jobs(&p->progress, done - p->progress.done, 0, what);
 }
 
 struct metric_passes metric_pass_with(struct pass_feeder *f)

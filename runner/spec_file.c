@@ -72,6 +72,7 @@ static int names_in(struct reader *r, const struct node *v, const char *folder, 
     DIR *dir = opendir(folder);
     const char **names;
     const struct dirent *one;
+    bool plain = true;
     int n = 0;
     if (!dir) {
         spec_wrong(r, v, "E231", "'%s' cannot be read: %s", folder, strerror(errno));
@@ -79,10 +80,17 @@ static int names_in(struct reader *r, const struct node *v, const char *folder, 
     }
     *out = names = arena_array(r->mem, PARTS_MAX + 1, sizeof *names);
     while (n <= PARTS_MAX && (one = readdir(dir)))
-        if (fnmatch(pattern, one->d_name, FNM_PERIOD) == 0) names[n++] = arena_strdup(r->mem, one->d_name);
+        if (fnmatch(pattern, one->d_name, FNM_PERIOD) == 0) {
+            names[n++] = arena_strdup(r->mem, one->d_name);
+            plain = plain && utf8_valid(one->d_name, strlen(one->d_name)) == strlen(one->d_name);
+        }
     closedir(dir);
     if (n > PARTS_MAX) {
         spec_wrong(r, v, "E231", "more than %d files in '%s' are named %s", PARTS_MAX, folder, pattern);
+        return -1;
+    }
+    if (!plain) {
+        spec_wrong(r, v, "E231", "a file's name in '%s' is not UTF-8", folder);
         return -1;
     }
     qsort(names, (size_t)n, sizeof *names, by_name);

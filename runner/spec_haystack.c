@@ -114,7 +114,7 @@ static void read_slots(struct reader *r, struct prompt *p)
     struct slot *slots = arena_array(r->mem, (size_t)p->n_slots, sizeof *slots);
     t.condition = &whose;
     spec_put_values(&t, p->values, p->n_values);
-    memcpy(slots, p->slots, (size_t)p->n_slots * sizeof *slots);
+    if (p->n_slots) memcpy(slots, p->slots, (size_t)p->n_slots * sizeof *slots);
     p->slots = slots;
     for (int i = 0; i < p->n_slots; i++) {
         struct haystack *h;
@@ -215,7 +215,7 @@ static struct prompt *add_prompt(struct reader *r, struct room *room, const stru
     out = &room->p[room->n++];
     *out = *p;
     out->values = arena_array(r->mem, (size_t)n, sizeof *values);
-    memcpy(out->values, values, (size_t)n * sizeof *values);
+    if (n) memcpy(out->values, values, (size_t)n * sizeof *values);
     out->n_values = n;
     return out;
 }

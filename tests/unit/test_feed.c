@@ -130,11 +130,11 @@ enum { JOBS = 40, NEW = 5, REC = 4096 };
 struct job {
     struct lists w[3];
     struct edit edits[3];
-    struct record records[2];
+    struct record records[3];
     struct watch watch;
     struct step_edit step;
-    float vector[8192], out[2][REC * 8];
-    int fed, first, layer, one[1];
+    float vector[8192], out[3][REC * 8];
+    int fed, first, layer, one[1], late[2], zero;
     float *resid;
     cache *cache;
     struct gen_row row;
@@ -182,10 +182,13 @@ static void job_make(struct job *j, const struct crowd *w, int k)
     ed->vector = j->vector;
     ed->compact = ed->op == EDIT_EVICT && k % 2;
     if (ed->op == EDIT_TRANSPLANT && site <= CACHE_V) ed->donor = w->donor;
-    j->watch = (struct watch){j->edits, j->records, k % 5 ? 1 : 0, k % 3 ? 0 : 2};
+    j->watch = (struct watch){j->edits, j->records, k % 5 ? 1 : 0, k % 3 ? 0 : 3};
     j->one[0] = L - 1;
     j->records[0] = (struct record){k % 2 ? SITE_RESID : SITE_HEAD_OUT, j->one, j->w[0].at, 1, 2, 0, j->out[0]};
     j->records[1] = (struct record){SITE_RECEIVED, j->one, NULL, 1, 0, o->n, j->out[1]};
+    j->late[0] = o->n - 1;
+    j->late[1] = o->n + k % 3; /* of the prompt, and of new tokens */
+    j->records[2] = (struct record){SITE_LOGITS, &j->zero, j->late, 1, 2, 0, j->out[2]};
     if (k % 3 == 1) { /* anew from a layer on */
         j->layer = ed->op == EDIT_EVICT && ed->compact ? 0 : k % L;
         j->fed = o->n;

@@ -254,7 +254,7 @@ static void a_hundred_thousand_partners_are_found_at_once(void **state)
     static int over[2] = {0, 1};
     static struct condition conditions[3] = {
         {.name = "base", .over = over, .n_over = 1}, {.name = "sweep", .over = over, .n_over = 2}, {.name = "none"}};
-    static char texts[B][8];
+    static char texts[B][12];
     struct spec s = fix_spec;
     struct jobs jobs = {.prompts = fix_prompts, .n_prompts = 2};
     struct axis_value *values = mem_array(2 * (size_t)A * (B + 1), 2 * sizeof *values), *v = values;
