@@ -17,10 +17,11 @@ CREATE TABLE meta (                 -- db_uuid, created_ms, created_by
 CREATE TABLE experiment (
   id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE CHECK (name <> ''),
   title TEXT, created_ms INTEGER NOT NULL) STRICT;
+-- identity_json: also "set", the values that -s put over the source; without it the source was taken as it is.
 CREATE TABLE spec (                 -- one wording of an experiment and the jobs it became; never updated
   id INTEGER PRIMARY KEY, experiment_id INTEGER NOT NULL REFERENCES experiment,
   sha256 BLOB NOT NULL UNIQUE CHECK (length(sha256)=32),             -- of identity_json
-  identity_json TEXT NOT NULL,     -- hashes of source, model and of all labels with keys; "set": what -s put over the source
+  identity_json TEXT NOT NULL,     -- hashes of source, model and of all labels with keys
   source_yaml TEXT NOT NULL, source_path TEXT NOT NULL,              -- verbatim
   created_ms INTEGER NOT NULL) STRICT;
 CREATE INDEX spec_experiment ON spec(experiment_id);

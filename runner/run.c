@@ -546,7 +546,7 @@ static int print_outcome(const struct loop *l, err *e)
         json_decref(j);
     } else if (!r->o->quiet) {
         rc = table_outcome(r->spec, r->jobs, r->only.asked, l->st, r->o->color, &b, e);
-        if (!rc) rc = table_metrics(r->spec, r->jobs, l->st, &b, e);
+        if (!rc) rc = table_metrics(r->spec, r->jobs, r->only.asked, l->st, &b, e);
     }
     if (b.n) fwrite(b.p, 1, b.n, stdout);
     buf_free(&b);

@@ -11,6 +11,6 @@ int table_outcome(const struct spec *s, const struct jobs *j, const bool *shown,
                   err *e);
 
 /* Appends the numbers of the metrics, a table each; those of mentions and first_divergence are seen in the texts. */
-int table_metrics(const struct spec *s, const struct jobs *j, store *st, struct buf *out, err *e);
+int table_metrics(const struct spec *s, const struct jobs *j, const bool *shown, store *st, struct buf *out, err *e);
 
 #endif

@@ -29,6 +29,7 @@ struct numbers {
     arena *mem;
     const struct spec *s;
     const struct jobs *j;
+    const bool *shown; /* (j->n) */
     const struct metric *m;
     int *column_of;       /* (spec's n_prompts) prompts of one name share a column */
     const char **columns; /* (n_columns) names */
@@ -47,7 +48,8 @@ static bool is_shown(const struct metric *m)
 
 static bool in_table(const struct numbers *t, const struct job *j)
 {
-    return j->prompt < t->s->n_prompts && (j->control == CONTROL_NONE || j->control == CONTROL_SHOWN);
+    return t->shown[j - t->j->jobs] && j->prompt < t->s->n_prompts &&
+           (j->control == CONTROL_NONE || j->control == CONTROL_SHOWN);
 }
 
 static const char *behind_prompt(const struct numbers *t, const struct job *j)
@@ -264,9 +266,9 @@ static int draw_metric(struct numbers *t, store *st, struct buf *out, err *e)
     return 0;
 }
 
-int table_metrics(const struct spec *s, const struct jobs *j, store *st, struct buf *out, err *e)
+int table_metrics(const struct spec *s, const struct jobs *j, const bool *shown, store *st, struct buf *out, err *e)
 {
-    struct numbers t = {.mem = arena_new(), .s = s, .j = j};
+    struct numbers t = {.mem = arena_new(), .s = s, .j = j, .shown = shown};
     int i, rc = 0;
     make_columns(&t);
     make_rows(&t);

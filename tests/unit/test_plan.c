@@ -177,7 +177,7 @@ static json_t *some_tree(unsigned *seed, int depth)
     case 0: return json_null();
     case 1: return json_true();
     case 2: return json_false();
-    case 3: return json_integer((json_int_t)r * (r % 2 ? -1 : 1) << (r % 40));
+    case 3: return json_integer((json_int_t)r * (r % 2 ? -1 : 1) * ((json_int_t)1 << (r % 40)));
     case 4: return json_real((double)r / 7 * (r % 2 ? -1e-9 : 1e12));
     case 5: return json_integer(r % 2 ? INT64_MIN : INT64_MAX);
     case 6: return json_string(texts[r / 8 % 8]);

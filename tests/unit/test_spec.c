@@ -209,38 +209,6 @@ static void a_file_over_the_limit_is_refused(void **state)
 
 /* ---- what right specs mean ---- */
 
-static void values_of_the_command_line_stand_over_the_file(void **state)
-{
-    static const char text[] = "kvrun: 1\nexperiment: x\nmodel: { path: m.gguf }\n"
-                               "prompts: [{ name: a, text: &t Hello }, { name: b, text: *t }]\n"
-                               "conditions: [&c { name: one }, { name: two }]\n";
-    static const char *const sets[] = {"decode.max_tokens=20",
-                                       "conditions.0.name=first",
-                                       "conditions.two.name=second",
-                                       "prompts.1.text=\"a=b.c\"",
-                                       "run.db=a.db",
-                                       "run.db=b.db",
-                                       "model={ path: n.gguf, kv: f16 }"};
-    struct spec *s = NULL;
-    struct diag *d = NULL;
-    (void)state;
-    assert_int_equal(spec_parse_set(&s, "x.yaml", text, sizeof text - 1, sets, 7, &d), 0);
-    assert_int_equal(diag_warnings(d), 0);
-    assert_int_equal(s->decode.max_tokens, 20);
-    assert_string_equal(s->conditions[0].name, "first");
-    assert_string_equal(s->conditions[1].name, "second");
-    assert_string_equal(s->prompts[0].text.pieces[0].text, "Hello");
-    assert_string_equal(s->prompts[1].text.pieces[0].text, "a=b.c");
-    assert_string_equal(s->db, "b.db");
-    assert_string_equal(s->model_path, "n.gguf");
-    assert_int_equal(s->kv, KV_F16);
-    assert_string_equal(s->source, text);
-    assert_int_equal(s->n_sets, 7);
-    assert_string_equal(s->sets[6], sets[6]);
-    spec_free(s);
-    diag_free(d);
-}
-
 static void the_needle_spec_loads_without_warnings(void **state)
 {
     struct spec *s = NULL;
@@ -697,7 +665,6 @@ int main(void)
         cmocka_unit_test(a_chat_template_is_read_and_the_date_is_a_day),
         cmocka_unit_test(a_file_that_cannot_be_read_is_an_input_error),
         cmocka_unit_test(a_file_over_the_limit_is_refused),
-        cmocka_unit_test(values_of_the_command_line_stand_over_the_file),
         cmocka_unit_test(the_needle_spec_loads_without_warnings),
         cmocka_unit_test(operations_of_the_needle_spec_are_typed),
         cmocka_unit_test(edits_in_flight_and_captures_of_tensors_are_typed),
