@@ -203,7 +203,7 @@ static __device__ __forceinline__ void dots(float *to /* (GROUP) */, const float
 }
 
 /* Scores of queries n0..n1-1 of the block: a thread is a key, the two halves of the block take turns over the queries. */
-static __device__ void scores(const struct attention &a, const struct places &s, int g, int u0, int n0, int n1, int p)
+static __device__ void scores(const struct attention &a, const struct places &s, const uint64_t *seen, int n0, int n1)
 {
     const int t = (int)threadIdx.x % PAGE_TOKENS, side = (int)threadIdx.x / PAGE_TOKENS;
     for (int i0 = n0 / GROUP * GROUP + side * GROUP; i0 < n1; i0 += 2 * GROUP) {
@@ -213,19 +213,19 @@ static __device__ void scores(const struct attention &a, const struct places &s,
             float x = dot[i] * a.scale;
             if (i0 + i < n0 || i0 + i >= n1) continue;
             if (a.cap > 0) x = cuda_tanh(x / a.cap) * a.cap;
-            s.p[(i0 + i) * PAGE_TOKENS + t] = seen_of(a, g, query_of(a, g, u0 + i0 + i), p) >> t & 1 ? x : -INFINITY;
+            s.p[(i0 + i) * PAGE_TOKENS + t] = seen[i0 + i] >> t & 1 ? x : -INFINITY;
         }
     }
 }
 
 /* Half a warp is a query: largest score, exponentials, their sum. */
-static __device__ void weigh(const struct attention &a, const struct places &s, int g, int u0, int n0, int n1, int p)
+static __device__ void weigh(const struct places &s, const uint64_t *seen_by, int n0, int n1)
 {
     const int j = (int)threadIdx.x % 16;
     for (int i0 = n0; i0 < n1; i0 += THREADS / 16) {
         const int i = i0 + (int)threadIdx.x / 16, at = min(i, n1 - 1);
         const bool is = i < n1; /* else the half warp only keeps the other company */
-        const uint64_t seen = seen_of(a, g, query_of(a, g, u0 + at), p);
+        const uint64_t seen = seen_by[at];
         float *row = s.p + at * PAGE_TOKENS, x[4], before = is ? s.m[at] : 0, m = before, c, lane = 0;
         int nan = 0;
         for (int k = 0; k < 4; k++) {
@@ -299,14 +299,17 @@ static __device__ void add_values(const struct attention &a, const struct places
 template <int T>
 static __device__ void attend_page(const struct attention &a, const struct places &s, int g, int u0, int n0, int n1, int p)
 {
+    CUDA_SHARED(uint64_t, seen, [QUERIES]);
     const struct cuda_page *page = page_of(a, query_of(a, g, u0 + n0).row, p);
+    const int own = n0 + (int)threadIdx.x;
     __syncthreads(); /* all are done with the last tile */
+    if (own < n1) seen[own] = seen_of(a, g, query_of(a, g, u0 + own), p);
     load_tile<T>(s.tile, a.wide + 4, a.wide, page->k, g, a.E);
     __syncthreads();
-    scores(a, s, g, u0, n0, n1, p);
+    scores(a, s, seen, n0, n1);
     __syncthreads();
     load_tile<T>(s.tile, a.E, a.E, page->v, g, a.E);
-    weigh(a, s, g, u0, n0, n1, p);
+    weigh(s, seen, n0, n1);
     __syncthreads();
     add_values(a, s, n0, n1);
 }
