@@ -1,16 +1,18 @@
 /* cuda_attend.cu: turning and storing new keys, and attention over pages.
  *
- * A block takes up to QUERIES queries that read one kv head: neighbours in the order (row, head of the group), and one run of
- * CUDA_SPLIT pages. A page that rows next to each other share is loaded once for them. Within a page the arithmetic is the
- * CPU's: a thread is a key and has the sixteen lanes of its dot product in registers; half a warp sums the exponentials; then a
- * thread is an element of some heads' outputs and adds the 64 values in rising order. Runs are merged in rising order by a
- * kernel of their own; where a bucket of pages has one run, the first kernel finishes the rows.
+ * A block takes up to QUERIES queries (half of them where shared memory is scarce and heads are large) that read one kv head:
+ * neighbours in the order (row, head of the group), and one run of CUDA_SPLIT pages. A page that rows next to each other share
+ * is loaded once for them. Within a page the arithmetic is the CPU's: a thread is a key and has the sixteen lanes of its dot
+ * product in registers; half a warp sums the exponentials; then a thread is an element of some heads' outputs and adds the 64
+ * values in rising order. Runs are merged in rising order by a kernel of their own; where a bucket of pages has one run, the
+ * first kernel finishes the rows.
  */
 #include "cuda_math.h"
 
 #include <vector>
 
-enum { THREADS = 128, QUERIES = 16, GROUP = 4 }; /* GROUP: queries that a thread has in hand at once */
+/* GROUP: queries that a thread has in hand at once. RESERVED: bytes for the static arrays of a block. */
+enum { THREADS = 128, QUERIES = 16, GROUP = 4, RESERVED = 1024 };
 
 /* ---- rope_append ---- */
 
@@ -66,7 +68,7 @@ struct attention {
     float *part;                 /* (B, H, splits, E + 2): sums of values, largest score, sum of exponentials; NULL: one run */
     int H, G, E, wide;           /* wide: E rounded up to 16 */
     float scale, cap;
-    int window, splits;
+    int window, splits, queries;
 };
 
 /* What a block has in shared memory. */
@@ -79,21 +81,21 @@ struct places {
     float *c;     /* (QUERIES) what the page scales sums so far by; negative: it changes nothing */
 };
 
-static __host__ __device__ inline size_t places_bytes(int E, int wide)
+static __host__ __device__ inline size_t places_bytes(int E, int wide, int queries)
 {
-    return sizeof(float) * (size_t)(PAGE_TOKENS * (wide + 4) + QUERIES * (wide + PAGE_TOKENS + E + 3));
+    return sizeof(float) * (size_t)(PAGE_TOKENS * (wide + 4) + queries * (wide + PAGE_TOKENS + E + 3));
 }
 
-static __device__ __forceinline__ struct places places_at(float *base, int E, int wide)
+static __device__ __forceinline__ struct places places_at(float *base, int E, int wide, int queries)
 {
     struct places s;
     s.tile = base;
     s.q = s.tile + PAGE_TOKENS * (wide + 4);
-    s.p = s.q + QUERIES * wide;
-    s.o = s.p + QUERIES * PAGE_TOKENS;
-    s.m = s.o + QUERIES * E;
-    s.d = s.m + QUERIES;
-    s.c = s.d + QUERIES;
+    s.p = s.q + queries * wide;
+    s.o = s.p + queries * PAGE_TOKENS;
+    s.m = s.o + queries * E;
+    s.d = s.m + queries;
+    s.c = s.d + queries;
     return s;
 }
 
@@ -203,7 +205,7 @@ static __device__ __forceinline__ void dots(float *to /* (GROUP) */, const float
 }
 
 /* Scores of queries n0..n1-1 of the block: a thread is a key, the two halves of the block take turns over the queries. */
-static __device__ void scores(const struct attention &a, const struct places &s, int g, int u0, int n0, int n1, int p)
+static __device__ void scores(const struct attention &a, const struct places &s, const uint64_t *seen, int n0, int n1)
 {
     const int t = (int)threadIdx.x % PAGE_TOKENS, side = (int)threadIdx.x / PAGE_TOKENS;
     for (int i0 = n0 / GROUP * GROUP + side * GROUP; i0 < n1; i0 += 2 * GROUP) {
@@ -213,19 +215,19 @@ static __device__ void scores(const struct attention &a, const struct places &s,
             float x = dot[i] * a.scale;
             if (i0 + i < n0 || i0 + i >= n1) continue;
             if (a.cap > 0) x = cuda_tanh(x / a.cap) * a.cap;
-            s.p[(i0 + i) * PAGE_TOKENS + t] = seen_of(a, g, query_of(a, g, u0 + i0 + i), p) >> t & 1 ? x : -INFINITY;
+            s.p[(i0 + i) * PAGE_TOKENS + t] = seen[i0 + i] >> t & 1 ? x : -INFINITY;
         }
     }
 }
 
 /* Half a warp is a query: largest score, exponentials, their sum. */
-static __device__ void weigh(const struct attention &a, const struct places &s, int g, int u0, int n0, int n1, int p)
+static __device__ void weigh(const struct places &s, const uint64_t *seen_by, int n0, int n1)
 {
     const int j = (int)threadIdx.x % 16;
     for (int i0 = n0; i0 < n1; i0 += THREADS / 16) {
         const int i = i0 + (int)threadIdx.x / 16, at = min(i, n1 - 1);
         const bool is = i < n1; /* else the half warp only keeps the other company */
-        const uint64_t seen = seen_of(a, g, query_of(a, g, u0 + at), p);
+        const uint64_t seen = seen_by[at];
         float *row = s.p + at * PAGE_TOKENS, x[4], before = is ? s.m[at] : 0, m = before, c, lane = 0;
         int nan = 0;
         for (int k = 0; k < 4; k++) {
@@ -262,7 +264,7 @@ static __device__ void weigh(const struct attention &a, const struct places &s, 
 /* o = o c, then o = fma(p[t], v[t], o): a thread is element e of GROUP queries. */
 static __device__ void add_values(const struct attention &a, const struct places &s, int n0, int n1)
 {
-    const int groups = (QUERIES + GROUP - 1) / GROUP;
+    const int groups = a.queries / GROUP;
     for (int i = (int)threadIdx.x; i < a.E * groups; i += THREADS) {
         const int e = i % a.E, from = i / a.E * GROUP;
         float o[GROUP];
@@ -299,14 +301,17 @@ static __device__ void add_values(const struct attention &a, const struct places
 template <int T>
 static __device__ void attend_page(const struct attention &a, const struct places &s, int g, int u0, int n0, int n1, int p)
 {
+    CUDA_SHARED(uint64_t, seen, [QUERIES]);
     const struct cuda_page *page = page_of(a, query_of(a, g, u0 + n0).row, p);
+    const int own = n0 + (int)threadIdx.x;
     __syncthreads(); /* all are done with the last tile */
+    if (own < n1) seen[own] = seen_of(a, g, query_of(a, g, u0 + own), p);
     load_tile<T>(s.tile, a.wide + 4, a.wide, page->k, g, a.E);
     __syncthreads();
-    scores(a, s, g, u0, n0, n1, p);
+    scores(a, s, seen, n0, n1);
     __syncthreads();
     load_tile<T>(s.tile, a.E, a.E, page->v, g, a.E);
-    weigh(a, s, g, u0, n0, n1, p);
+    weigh(s, seen, n0, n1);
     __syncthreads();
     add_values(a, s, n0, n1);
 }
@@ -332,17 +337,17 @@ static __device__ void finish(const struct attention &a, const struct places &s,
 template <int T> static __global__ void __launch_bounds__(THREADS) attend_split(struct attention a)
 {
     CUDA_DYNAMIC_SHARED(float, base);
-    const struct places s = places_at(base, a.E, a.wide);
-    const int g = (int)blockIdx.y, group = a.H / a.G, split = (int)blockIdx.z, u0 = (int)blockIdx.x * QUERIES;
-    const int n = min(QUERIES, a.view.B * group - u0), from = split * CUDA_SPLIT;
-    for (int i = (int)threadIdx.x; i < QUERIES * a.wide; i += THREADS) {
+    const struct places s = places_at(base, a.E, a.wide, a.queries);
+    const int g = (int)blockIdx.y, group = a.H / a.G, split = (int)blockIdx.z, u0 = (int)blockIdx.x * a.queries;
+    const int n = min(a.queries, a.view.B * group - u0), from = split * CUDA_SPLIT;
+    for (int i = (int)threadIdx.x; i < a.queries * a.wide; i += THREADS) {
         const int at = i / a.wide, e = i % a.wide;
         const struct query u = query_of(a, g, u0 + min(at, n - 1));
         s.q[i] = at < n && e < a.E ? a.q[((size_t)u.row * (size_t)a.H + (size_t)u.head) * (size_t)a.E + (size_t)e] : 0;
     }
-    for (int i = (int)threadIdx.x; i < QUERIES * a.E; i += THREADS) s.o[i] = 0;
-    for (int i = (int)threadIdx.x; i < QUERIES * PAGE_TOKENS; i += THREADS) s.p[i] = 0;
-    for (int i = (int)threadIdx.x; i < QUERIES; i += THREADS) {
+    for (int i = (int)threadIdx.x; i < a.queries * a.E; i += THREADS) s.o[i] = 0;
+    for (int i = (int)threadIdx.x; i < a.queries * PAGE_TOKENS; i += THREADS) s.p[i] = 0;
+    for (int i = (int)threadIdx.x; i < a.queries; i += THREADS) {
         s.m[i] = -INFINITY;
         s.d[i] = 0;
         s.c[i] = 1;
@@ -418,14 +423,16 @@ static bool send_blocked(struct attention *a, const struct rows *r, const uint64
     return true;
 }
 
-template <int T> static void attend_all(const struct attention &a)
+template <int T> static void attend_all(struct attention a)
 {
-    const size_t shared = places_bytes(a.E, a.wide);
+    static size_t room;
     const int group = a.H / a.G;
-    dim3 grid((unsigned)((a.view.B * group + QUERIES - 1) / QUERIES), (unsigned)a.G, (unsigned)a.splits);
-    static bool room;
-    if (!room && !CUDA_ROOM((attend_split<T>), places_bytes(HEAD_MAX, HEAD_MAX))) return;
-    room = true;
+    size_t shared;
+    a.queries = places_bytes(a.E, a.wide, QUERIES) + RESERVED <= cuda.shared_most ? QUERIES : QUERIES / 2;
+    shared = places_bytes(a.E, a.wide, a.queries);
+    dim3 grid((unsigned)((a.view.B * group + a.queries - 1) / a.queries), (unsigned)a.G, (unsigned)a.splits);
+    if (shared > room && !CUDA_ROOM((attend_split<T>), shared)) return;
+    room = shared > room ? shared : room;
     CUDA_LAUNCH((attend_split<T>), grid, THREADS, shared, cuda.stream, a);
     if (!a.part) return;
     CUDA_LAUNCH(attend_merge, dim3((unsigned)a.view.B, (unsigned)a.H), (unsigned)((a.E + 31) / 32 * 32), 0, cuda.stream, a);

@@ -1,5 +1,5 @@
 /* test_cuda_trouble.c: what the table says when something fails. The emulator fails as its environment tells it, which is read
- * once: each case is a process of its own. */
+ * once: each such case is a process of its own. */
 #include "cuda_test.h"
 
 #include <signal.h>
@@ -103,12 +103,58 @@ static void a_machine_without_a_device_is_told_so(void **unused)
     in_child(there_is_no_device, "CUDA_EMU_NODEV", "1");
 }
 
+/* What fails in the same way on a device, too: more memory than there is, and an operation that refuses its arguments. */
+static void a_refusal_is_named_once_and_passes(void **unused)
+{
+    struct mat w = random_mat(DTYPE_Q4_0, 32, 32);
+    float one[32] = {1}, *x = cuda->alloc(sizeof one), *y = cuda->alloc(sizeof one);
+    const char *said;
+    int memory = -1;
+    (void)unused;
+    assert_null(cuda->alloc((size_t)1 << 46));
+    no_trouble();
+    cuda->put(x, one, sizeof one);
+    free((void *)w.data);
+    w.data = x;
+    w.ldt = 32;
+    cuda->matmul_t(y, 32, &w, x, 1, MATMUL_STORE);
+    cuda->scale(x, x, 5, 32); /* does nothing */
+    said = cuda->trouble(&memory);
+    assert_non_null(said);
+    assert_string_equal(said, "matmul_t: a transposed matrix is f32, f16 or bf16");
+    assert_int_equal(memory, 0);
+    cuda->scale(x, x, 2, 32);
+    cuda->get(one, x, sizeof one);
+    no_trouble();
+    assert_true(one[0] == 2);
+    cuda->release(x);
+    cuda->release(y);
+}
+
+/* 0: the emulator, which is not opened here, since it reads its environment once; 1: a device. */
+static int is_device(void)
+{
+    int status = 0;
+    pid_t pid;
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0) {
+        char why[200];
+        const struct kernels *k = open_in_child(why, sizeof why);
+        _exit(k && !strcmp(k->name, "cuda-emu") ? 0 : 1);
+    }
+    waitpid(pid, &status, 0);
+    return status != 0;
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
+    const struct CMUnitTest emulated[] = {
         cmocka_unit_test(a_refused_kernel_is_named),
         cmocka_unit_test(memory_that_runs_out_is_told_apart),
         cmocka_unit_test(a_machine_without_a_device_is_told_so),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest both[] = {cmocka_unit_test(a_refusal_is_named_once_and_passes)};
+    int failed = is_device() ? 0 : cmocka_run_group_tests(emulated, NULL, NULL), skip = open_or_skip();
+    return skip ? skip : failed + cmocka_run_group_tests(both, NULL, NULL);
 }

@@ -15,6 +15,7 @@
  *     CUDA_EMU_PROTECT=1               device memory cannot be touched outside kernels and copies
  *     CUDA_EMU_NODEV=1                 no device
  *     CUDA_EMU_MEMORY=BYTES            memory of the device
+ *     CUDA_EMU_SHARED=BYTES            shared memory that a block may ask for
  *     CUDA_EMU_FAIL=KERNEL             the launch of this kernel is refused
  */
 #ifndef CUDA_EMU_H

@@ -9,6 +9,7 @@ enum emu_order { EMU_FORWARD, EMU_REVERSED, EMU_RANDOM };
 struct emu_options {
     enum emu_order order;
     uint64_t seed, memory;
+    int shared; /* bytes of shared memory that a block may ask for */
     bool defer, protect, no_device;
     const char *fail;
 };

@@ -91,6 +91,8 @@ const struct emu_options *emu_options(void)
             o.seed = strtoull(v + 5, NULL, 10);
         }
     }
+    o.shared = (int)SHARED_MOST;
+    if ((v = getenv("CUDA_EMU_SHARED"))) o.shared = atoi(v);
     if ((v = getenv("CUDA_EMU_MEMORY"))) o.memory = strtoull(v, NULL, 10);
     o.fail = getenv("CUDA_EMU_FAIL");
     o.defer = is_on("CUDA_EMU_DEFER");
@@ -352,7 +354,7 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s)
 cudaError_t emu_shared_limit(const void *kernel, enum cudaFuncAttribute a, int bytes)
 {
     (void)a;
-    if (bytes > SHARED_MOST) return fail(cudaErrorInvalidValue);
+    if (bytes > emu_options()->shared) return fail(cudaErrorInvalidValue);
     shared_limits()[kernel] = bytes;
     return cudaSuccess;
 }
@@ -398,7 +400,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     p->minor = 0;
     p->multiProcessorCount = 4;
     p->totalGlobalMem = emu_options()->memory;
-    p->sharedMemPerBlockOptin = SHARED_MOST;
+    p->sharedMemPerBlockOptin = (size_t)emu_options()->shared;
     return cudaSuccess;
 }
 
