@@ -18,7 +18,7 @@ need_packages() {
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-BUILD_PACKAGES=(gcc g++ cmake make pkg-config git ca-certificates libc6-dev libyaml-dev libsqlite3-dev libzstd-dev libpcre2-dev
+BUILD_PACKAGES=(gcc cmake make pkg-config git ca-certificates libc6-dev libyaml-dev libsqlite3-dev libzstd-dev libpcre2-dev
     libutf8proc-dev libjansson-dev libxxhash-dev libssl-dev libpng-dev)
 JOBS=$(nproc)
 
