@@ -206,7 +206,7 @@ static int fork_finished(struct families *f, struct flight *fl, err *e)
     struct base *b;
     int held = family_held(f, j->prompt);
     if (family_cache(f, j->prompt, &b, e)) return -1;
-    out->result.prefill_us = b->us;
+    out->result.prefill_us = family_us(b);
     out->row.cache = cache_fork(b->cache);
     out->row.first = b->first;
     if (family_finish(f, j, &fl->done, out->row.cache, out, e)) return -1;

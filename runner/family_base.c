@@ -297,6 +297,13 @@ int family_vectors(struct families *f, int base, int site, const int *layers, in
     return record_alone(f, base, site, layers, n_layers, at, n_at, out, e);
 }
 
+int64_t family_us(struct base *b)
+{
+    int64_t us = b->us;
+    b->us = 0;
+    return us;
+}
+
 void family_base_clear(struct families *f, int base)
 {
     struct base *b = &f->bases[base];

@@ -30,8 +30,8 @@ struct base {
     struct gen_pick last;  /* of whole */
     float *logits;         /* (V) behind the prompt, or NULL */
     bool want_logits;
-    int64_t us;
-    int users; /* jobs to run that need it */
+    int64_t us; /* that nobody has been told of yet, see family_us */
+    int users;  /* jobs to run that need it */
 };
 
 struct families {
@@ -49,6 +49,9 @@ struct families {
     double **scores; /* (n_prompts, 2) each (n_layer, heads, n_tokens): attention received, norms of keys; or NULL */
     bool logits;     /* those behind the prompt are wanted of every job */
 };
+
+/* What it took, for the first job that asks: summed over all jobs, each second counts once. */
+int64_t family_us(struct base *b);
 
 /* ---- family_base.c ---- */
 

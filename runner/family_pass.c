@@ -139,11 +139,11 @@ static int start(struct families *f, struct flight *fl, err *e)
     }
     if (b->of || fl->layer > 0 || fl->first > family_held(f, fl->prompt)) {
         if (family_whole(f, fl->base, &b, e)) return -1;
-        fl->us = b->us;
+        fl->us = family_us(b);
         return cache_fork_at(&fl->cache, b->whole, fl->layer > 0 ? fl->before : fl->first, e);
     }
     if (family_cache(f, fl->base, &b, e)) return -1;
-    fl->us = b->us;
+    fl->us = family_us(b);
     return cache_fork_at(&fl->cache, b->cache, fl->first, e);
 }
 
@@ -159,7 +159,7 @@ static int prepare(struct families *f, struct flight *fl, err *e)
         if (fl->out->logits) memcpy(fl->out->logits, b->logits, (size_t)engine_info(f->en)->n_vocab * sizeof *b->logits);
         fl->cache = cache_fork(b->whole);
         fl->pick = b->last;
-        fl->us = b->us;
+        fl->us = family_us(b);
         fl->first = fl->before = f->jobs->prompts[fl->prompt].n_tokens;
         return 0;
     }

@@ -313,13 +313,14 @@ static void job_finish(struct loop *l, struct finished *f, int64_t decode_us)
 
 struct step_arg {
     struct loop *l;
-    int rows;
+    int rows, told; /* rows of the batch, tokens that the progress was told of */
 };
 
 static void on_step(void *arg, int step)
 {
     struct step_arg *a = arg;
     (void)step;
+    a->told += a->rows;
     progress_tokens(&a->l->progress, a->rows);
 }
 
@@ -378,18 +379,22 @@ static int prepare(struct loop *l, struct batch *b, err *e)
 static int decode(struct loop *l, struct batch *b, err *e)
 {
     struct run *r = l->r;
-    struct step_arg arg = {l, b->n};
+    struct step_arg arg = {l, b->n, 0};
     struct gen_opts go = {.max_tokens = r->spec->decode.max_tokens, .on_step = on_step, .arg = &arg, .cancel = signals_flag()};
     struct gen_row *rows = mem_array((size_t)b->n, sizeof *rows);
     int64_t before = progress_now_ms();
-    int i, n = b->n, kept = 0, rc;
+    int i, n = b->n, kept = 0, made = 0, rc;
     if (r->spec->decode.stop_eos) {
         go.stop = engine_info(r->en)->stop;
         go.n_stop = engine_info(r->en)->n_stop;
     }
     for (i = 0; i < n; i++) rows[i] = b->f[i]->row;
     rc = generate(r->en, rows, n, &go, e);
-    for (i = 0; i < n; i++) b->f[i]->row = rows[i];
+    for (i = 0; i < n; i++) {
+        b->f[i]->row = rows[i];
+        made += rows[i].n;
+    }
+    progress_tokens(&l->progress, made - arg.told); /* rows ended early, and the first token may come without a step */
     free(rows);
     for (i = 0; !rc && i < n; i++) {
         struct finished *f = b->f[kept];
