@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* What the recordings of one base may take. What enters layers is worth less than the rest: without it jobs compute more. */
-static const double RECORDED_MAX = 512e6;
+static const double RECORDED_MAX = 192e6;
 
 int family_held(const struct families *f, int prompt)
 {
