@@ -328,7 +328,8 @@ int metric_compute(store *st, const struct spec *s, const struct jobs *j, const 
     c.definitions = mem_array((size_t)s->n_metrics, sizeof *c.definitions);
     r = start(&c, e);
     stopped = r ? -1 : metric_forced(&c, e);
-    if (!r && stopped >= 0) r = compute_kind(&c, false, e);
+    if (stopped < 0) r = -1;
+    if (!r) r = compute_kind(&c, false, e);
     if (!r) r = compute_kind(&c, true, e);
     if (r < 0) db_rollback(c.db);
     tell_left_out(&c);
