@@ -191,8 +191,8 @@ static void want_at(struct watching *t, int row, const int *layers, int n_layers
         if (changes) t->tap.looks &= ~(1u << tap);
         for (l = 0; l < n_layers; l++) {
             struct span *span = &t->spans[(size_t)(layers[l] + 1) * TAP_COUNT + tap];
-            /* the residual that a row begins with can be changed, too */
-            if (layers[l] < t->rows[row].layer - (sites[s].site == SITE_RESID)) continue;
+            /* the residual that a row begins with can be changed, too; logits lie behind all layers */
+            if (layers[l] < t->rows[row].layer - (sites[s].site == SITE_RESID) && tap != TAP_LOGITS) continue;
             if (span->first >= span->end) span->first = row;
             span->end = row + 1;
         }
