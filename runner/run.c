@@ -233,10 +233,10 @@ static int batch_rows(const struct loop *l)
 {
     const struct run *r = l->r;
     int64_t bytes;
-    int rows, batches;
+    int rows, batches, most = r->spec->decode.max_tokens == 1 ? 64 : 32; /* without decoding a pass is what feeds prompts */
     if (r->o->batch) return r->o->batch;
     bytes = most_pages(l) * 64 * engine_info(r->en)->kv_bytes_per_token + most_recorded(l);
-    rows = bytes > 0 && budget / bytes < 32 ? (int)(budget / bytes) : 32;
+    rows = bytes > 0 && budget / bytes < most ? (int)(budget / bytes) : most;
     if (rows < 1) rows = 1;
     if (l->n_pending == 0) return rows;
     batches = (l->n_pending + rows - 1) / rows; /* even batches: the last one is not a small one */
