@@ -247,6 +247,7 @@ static void project_qkv(const engine *en, const struct layer *w, const float *in
     }
 }
 
+/* Queries, keys and values of the rows, and what each query head reads. */
 static void attention_block(engine *en, const struct layer *w, const struct pass_row *rows, const struct rows *r, int layer)
 {
     const struct kernels *k = en->k;
@@ -275,7 +276,6 @@ static void attention_block(engine *en, const struct layer *w, const struct pass
     tap_at(en, layer, TAP_Q, s->q, rows, n, m->H * m->E);
     k->attend(s->att, s->q, r, layer, blocked, &a);
     tap_at(en, layer, TAP_HEAD_OUT, s->att, rows, n, m->H * m->E);
-    add_part(en, &w->o, &w->attn_post, s->att, layer, TAP_ATTN_OUT, rows, n);
 }
 
 static void ffn_block(engine *en, const struct layer *w, const struct pass_row *rows, int n, int layer)
@@ -338,13 +338,14 @@ static void embed(engine *en, const struct pass_row *rows, int n)
     tap_at(en, -1, TAP_EMBED, s->x, rows, n, m->D);
 }
 
-static void logits(engine *en, const struct pass_row *rows, const int *want, int n)
+/* at: (n) where the residuals of the wanted rows lie. */
+static void logits(engine *en, const struct pass_row *rows, const int *want, const int *at, int n)
 {
     const struct kernels *k = en->k;
     const struct model *m = &en->model;
     struct scratch *s = &en->s;
     int i;
-    for (i = 0; i < n; i++) k->copy(s->last + (size_t)i * m->D, s->x + (size_t)want[i] * m->D, (size_t)m->D * sizeof(float));
+    for (i = 0; i < n; i++) k->copy(s->last + (size_t)i * m->D, s->x + (size_t)at[i] * m->D, (size_t)m->D * sizeof(float));
     norm(en, s->last, s->last, &m->out_norm, n, m->D);
     k->matmul(s->logits, m->V, &m->head, s->last, n, MATMUL_STORE);
     if (m->logit_cap > 0) k->softcap(s->logits, s->logits, m->logit_cap, (size_t)n * (size_t)m->V);
@@ -373,25 +374,60 @@ static void put_residuals(engine *en, const struct pass_row *rows, int first, in
     }
 }
 
+/* Whether somebody looks at what a layer adds to the residuals, or at these. */
+static bool watched_behind(const engine *en, int layer, int n)
+{
+    int first, end;
+    return tapped(en, layer, TAP_ATTN_OUT, n, &first, &end) || tapped(en, layer, TAP_MLP_OUT, n, &first, &end) ||
+           tapped(en, layer, TAP_RESID, n, &first, &end);
+}
+
+/* Moves the wanted rows to the front: behind the last layer's attention nothing reads the others, whose keys and values are in
+   their caches by then. */
+static void keep_wanted(engine *en, const int *want, int n)
+{
+    const struct kernels *k = en->k;
+    const struct scratch *s = &en->s;
+    size_t D = (size_t)en->model.D, HE = (size_t)en->model.H * (size_t)en->model.E;
+    int i;
+    for (i = 0; i < n; i++) {
+        if (want[i] == i) continue;
+        k->copy(s->x + (size_t)i * D, s->x + (size_t)want[i] * D, D * sizeof(float));
+        k->copy(s->h + (size_t)i * D, s->h + (size_t)want[i] * D, D * sizeof(float));
+        k->copy(s->att + (size_t)i * HE, s->att + (size_t)want[i] * HE, HE * sizeof(float));
+    }
+}
+
 /* The rows that a layer has are the first ones, and with each layer they become more. */
 static void all_layers(engine *en, const struct pass_row *rows, int n, const int *want, int n_want)
 {
     const struct model *m = &en->model;
     struct scratch *s = &en->s;
-    int layer, here = begun(rows, n, 0, 0), next;
+    const int *kept = want; /* where the wanted rows are by the end */
+    int layer, here = begun(rows, n, 0, 0), next, all[LOGIT_ROWS], i;
     if (here < n) put_residuals(en, rows, here, n);
     if (here > 0) embed(en, rows, here);
     for (layer = 0; layer < m->n_layer; layer++, here = next) {
         s->part = s->r;
         s->part.B = here;
         if (here > 0) {
-            attention_block(en, &m->layers[layer], rows, here == n ? &s->r : &s->part, layer);
-            ffn_block(en, &m->layers[layer], rows, here, layer);
+            const struct layer *w = &m->layers[layer];
+            attention_block(en, w, rows, here == n ? &s->r : &s->part, layer);
+            if (layer == m->n_layer - 1 && here == n && n_want < n && !watched_behind(en, layer, n)) {
+                keep_wanted(en, want, n_want);
+                for (i = 0; i < n_want; i++) all[i] = i;
+                kept = all;
+                here = n_want;
+            }
+            if (here > 0) {
+                add_part(en, &w->o, &w->attn_post, s->att, layer, TAP_ATTN_OUT, rows, here);
+                ffn_block(en, w, rows, here, layer);
+            }
         }
         next = begun(rows, n, here, layer + 1);
         if (next > 0) tap_at(en, layer, TAP_RESID, s->x, rows, next, m->D);
     }
-    if (n_want > 0) logits(en, rows, want, n_want);
+    if (n_want > 0) logits(en, rows, want, kept, n_want);
 }
 
 int forward(engine *en, const struct pass_row *rows, int n, const int *want, int n_want, err *e)

@@ -101,14 +101,23 @@ static int make_edits(struct families *f, struct flight *fl, err *e)
     return 0;
 }
 
-/* Whether the last operation puts in what the base has there already, bit for bit: then nothing is to be computed. Controls are
-   made to show that computing changes nothing, so they compute. */
+/* Behind the last layer only the last position is read. */
+static bool unread(const struct families *f, const struct flight *fl, const struct job_op *op)
+{
+    return op->when == WHEN_PREFILL && op->tensors & (SITE_RESID | SITE_ATTN_OUT | SITE_MLP_OUT | SITE_HEAD_OUT) &&
+           op->op != EDIT_KNOCKOUT && op->layers[0] == f->n_layer - 1 &&
+           op->at[op->n_at - 1] < f->jobs->prompts[fl->prompt].n_tokens - 1;
+}
+
+/* Whether the last operation puts in what the base has there already, bit for bit, or what nobody reads: then nothing is to be
+   computed. Controls are made to show that computing changes nothing, so they compute. */
 static bool changes_nothing(struct families *f, const struct flight *fl)
 {
     const struct job_op *op = fl->n_ops ? &fl->j->ops[fl->n_ops - 1] : NULL;
     size_t width;
     int l, i;
     if (!fl->out || !fl->made || fl->made != fl->n_ops - 1 || fl->j->condition < 0 || fl->j->n_records) return false;
+    if (unread(f, fl, op)) return true;
     if (op->op != EDIT_TRANSPLANT || op->when != WHEN_PREFILL || op->vector || !(op->tensors & ~KEPT) ||
         op->tensors == SITE_HEAD_OUT || op->tensors == SITE_K_PRE || fl->flying.n == 0)
         return false;

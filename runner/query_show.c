@@ -83,7 +83,11 @@ static void add_list(struct buf *out, const char *json, char *marks, int n_marks
 static void add_sources(struct show *s, struct buf *ops, sqlite3_stmt *row)
 {
     if (sqlite3_column_type(row, 5) != SQLITE_NULL) {
-        buf_printf(ops, "  from %s at ", text_of(s, row, 7));
+        const char *job = sqlite3_column_type(row, 12) != SQLITE_NULL ? text_of(s, row, 12) : NULL;
+        buf_printf(ops, "  from %s at ",
+                   job                                          ? job
+                   : sqlite3_column_type(row, 7) == SQLITE_NULL ? "a stored run"
+                                                                : text_of(s, row, 7));
         add_list(ops, (const char *)sqlite3_column_text(row, 5), NULL, 0);
     }
     if (sqlite3_column_type(row, 10) != SQLITE_NULL) {
@@ -94,18 +98,48 @@ static void add_sources(struct show *s, struct buf *ops, sqlite3_stmt *row)
     if (sqlite3_column_int(row, 6)) buf_str(ops, "  rerotated");
 }
 
+/* What only this operation has: "  steps 2..5  bits 4  per token". */
+static void add_params(struct buf *ops, sqlite3_stmt *row)
+{
+    json_t *params = json_loads(sqlite3_column_type(row, 13) == SQLITE_NULL ? "{}" : (const char *)sqlite3_column_text(row, 13),
+                                0, NULL),
+           *v;
+    const char *key;
+    if (sqlite3_column_type(row, 14) != SQLITE_NULL)
+        buf_printf(ops, "  steps %d..%d", sqlite3_column_int(row, 14), sqlite3_column_int(row, 15));
+    json_object_foreach(params, key, v)
+    {
+        char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+        const char *shown = json_is_string(v) ? json_string_value(v) : text;
+        buf_str(ops, "  ");
+        query_printable(ops, key, strlen(key));
+        buf_char(ops, ' ');
+        query_printable(ops, shown, strlen(shown));
+        free(text);
+    }
+    json_decref(params);
+}
+
+#define OPERATIONS(NEWER)                                                                                       \
+    "SELECT i.op, i.tensor, i.layers_json, i.heads_json, i.positions_json, i.donor_positions_json, i.rerotate," \
+    " (SELECT name FROM spec_prompt d WHERE d.prompt_id=i.donor_prompt_id AND d.spec_id=sj.spec_id LIMIT 1),"   \
+    " i.amount,"                                                                                                \
+    " (SELECT name FROM spec_prompt d WHERE d.prompt_id=i.minus_prompt_id AND d.spec_id=sj.spec_id LIMIT 1),"   \
+    " i.minus_positions_json, iif(i.vector_sha256 IS NULL, NULL, lower(hex(i.vector_sha256)))," NEWER           \
+    " FROM intervention i JOIN spec_job sj ON sj.id=?2 WHERE i.job_id=?1 AND i.timing=?3 ORDER BY i.ord"
+
 /* Fills `ops` with the lines about operations of one timing and marks the positions they name. */
 static int operations(struct show *s, const char *timing, struct buf *ops, err *e)
 {
     sqlite3_stmt *row = NULL;
-    int r = db_query(s->db, &row, e,
-                     "SELECT i.op, i.tensor, i.layers_json, i.heads_json, i.positions_json, i.donor_positions_json, i.rerotate,"
-                     " (SELECT name FROM spec_prompt d WHERE d.prompt_id=i.donor_prompt_id AND d.spec_id=sj.spec_id LIMIT 1),"
-                     " i.amount,"
-                     " (SELECT name FROM spec_prompt d WHERE d.prompt_id=i.minus_prompt_id AND d.spec_id=sj.spec_id LIMIT 1),"
-                     " i.minus_positions_json, iif(i.vector_sha256 IS NULL, NULL, lower(hex(i.vector_sha256)))"
-                     " FROM intervention i JOIN spec_job sj ON sj.id=?2 WHERE i.job_id=?1 AND i.timing=?3 ORDER BY i.ord",
-                     "iis", s->job, s->spec_job, timing);
+    int r = db_query(s->db, &row, e, "SELECT 1 FROM pragma_table_info('intervention') WHERE name='params_json'", "");
+    const char *sql = r == 1
+                          ? OPERATIONS(" (SELECT label FROM spec_job o WHERE o.job_id=i.donor_job_id AND o.spec_id=sj.spec_id"
+                                       " LIMIT 1), i.params_json, i.first_step, i.last_step")
+                          : OPERATIONS(" NULL, NULL, NULL, NULL"); /* schema 1 */
+    sqlite3_finalize(row);
+    row = NULL;
+    if (r >= 0) r = db_query(s->db, &row, e, sql, "iis", s->job, s->spec_job, timing);
     for (; r == 1; r = db_next(s->db, row, e)) {
         const char *layers = (const char *)sqlite3_column_text(row, 2), *heads;
         buf_printf(ops, "  %s ", text_of(s, row, 0));
@@ -123,6 +157,7 @@ static int operations(struct show *s, const char *timing, struct buf *ops, err *
         add_list(ops, (const char *)sqlite3_column_text(row, 4), s->edited, s->n_tokens);
         if (sqlite3_column_type(row, 8) != SQLITE_NULL) buf_printf(ops, "  by %.7g", sqlite3_column_double(row, 8));
         add_sources(s, ops, row);
+        add_params(ops, row);
         buf_char(ops, '\n');
     }
     sqlite3_finalize(row);
@@ -260,16 +295,19 @@ static int provenance(struct show *s, err *e)
 
 static int page(struct show *s, err *e)
 {
-    struct buf flight = {0}, finished = {0};
+    struct buf flight = {0}, finished = {0}, steps = {0};
     int r;
     if (head(s, e)) return -1;
     r = operations(s, "prefill", &flight, e);
     if (!r) r = operations(s, "finished_cache", &finished, e);
+    if (!r) r = operations(s, "steps", &steps, e);
     if (!r) r = prompt(s, e);
     if (!r && flight.n) fprintf(s->out, "\nedits while the prompt was fed\n%s", flight.p);
     if (!r && finished.n) fprintf(s->out, "\noperations on the finished cache\n%s", finished.p);
+    if (!r && steps.n) fprintf(s->out, "\nedits while new tokens were fed\n%s", steps.p);
     buf_free(&flight);
     buf_free(&finished);
+    buf_free(&steps);
     if (r) return -1;
     if (!s->attempt) return no_answer(s, e);
     if (answer(s, e)) return -1;

@@ -241,7 +241,8 @@ static int batch_rows(const struct loop *l)
     const struct engine_info *i = engine_info(r->en);
     int64_t pages = most_pages(l) * 64 * i->kv_bytes_per_token, room = i->gpu_free ? i->gpu_free / 3 : budget,
             recorded = most_recorded(l);
-    int rows = i->gpu_free ? 64 : 32, batches;
+    /* without decoding a pass is what feeds prompts */
+    int rows = i->gpu_free || r->spec->decode.max_tokens == 1 ? 64 : 32, batches;
     if (r->o->batch) return r->o->batch;
     if (!i->gpu_free) pages += recorded; /* both are in the host's memory */
     if (pages > 0 && room / pages < rows) rows = (int)(room / pages);

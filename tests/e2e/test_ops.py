@@ -88,13 +88,15 @@ def write(model, tmp_path):
 
 
 def by_label(db):
-    """Tokens with their exact numbers, and hashes of caches, per label."""
+    """Tokens with their exact numbers, hashes of caches, and what the logits behind the prompt say of answers, per label."""
     tokens, _, caches = fingerprint(db)
     out = {}
     for label, *rest in tokens:
-        out.setdefault(label, [[], []])[0].append(rest)
+        out.setdefault(label, [[], [], []])[0].append(rest)
     for label, *rest in caches:
         out[label][1].append(rest)
+    for a in sql(db, "SELECT l.label, a.token_id, a.logit, a.rank FROM answer_token a JOIN v_latest l USING (attempt_id) ORDER BY 1, 2"):
+        out[a.pop("label")][2].append(a)
     return out
 
 
@@ -171,11 +173,13 @@ RESTORE = """\
 def test_jobs_that_share_a_pass_equal_jobs_that_do_not(write, tmp_path):
     body = RESTORE.replace(", embed, ", ", ").replace("AT", "[7]")
     spec = write(body.replace("site]", "site]"), short=False, tokens=3)
-    spec.write_text(spec.read_text().replace(SITES, SITES.replace("embed, ", "")))
+    spec.write_text(spec.read_text().replace(SITES, SITES.replace("embed, ", ""))
+                    .replace("allow:", "metrics: [{ name: rome, logit: \" Rome\" }]\nallow:"))
     db = tmp_path / "all.db"
     run(spec, "--db", db)
     rows = by_label(db)
     labels = sorted(x for x in rows if "~" not in x)
+    assert all(row[2] and row[2][0]["logit"] for row in rows.values())
     for label in random.Random(2).sample(labels, 40):
         alone = tmp_path / "alone.db"
         alone.unlink(missing_ok=True)
