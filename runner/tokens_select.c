@@ -303,7 +303,8 @@ void tokens_selectors(const struct spec *s, const struct bound_prompt *p, struct
         const struct hit *h = &l.hits[i];
         buf_str(out, "  ");
         pad(out, name[i], names + 2);
-        pad(out, h->text, texts + 2);
+        pad(out, h->text, texts);
+        buf_str(out, "  ");
         if (h->note)
             buf_str(out, h->note);
         else
