@@ -38,14 +38,16 @@ static struct verdict failed(const char *fmt, ...)
     return v;
 }
 
-/* Every spec_job has its row here, also those without an answer. */
+/* Every spec_job has its row here, also those without an answer. Answers of other numerics are none: only those of one kind
+   need be equal. */
 static int load_newest(struct judging *g, err *e)
 {
+    const char *numerics = engine_info(store_engine(g->st))->numerics;
     sqlite3_stmt *rows = NULL;
     int r = db_query(g->db, &rows, e,
-                     "SELECT sj.ordinal, sj.id, (SELECT max(a.id) FROM attempt a WHERE a.job_id=sj.job_id AND a.status='done')"
-                     " FROM spec_job sj WHERE sj.spec_id=?",
-                     "i", store_spec_id(g->st));
+                     "SELECT sj.ordinal, sj.id, (SELECT max(a.id) FROM attempt a WHERE a.job_id=sj.job_id AND a.status='done'"
+                     " AND a.numerics=?2) FROM spec_job sj WHERE sj.spec_id=?1",
+                     "is", store_spec_id(g->st), numerics);
     for (; r == 1; r = db_next(g->db, rows, e)) {
         int64_t job = sqlite3_column_int64(rows, 0);
         if (job >= 0 && job < g->j->n)

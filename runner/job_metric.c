@@ -132,8 +132,8 @@ static int no_capture(struct expand *x, const struct metric *m, struct mark at, 
     static const char *const names[] = {[MOMENT_PREFILL] = "prefill", [MOMENT_EDITED] = "edited", [MOMENT_END] = "end"};
     const char *moment = names[m->moment];
     if (m->moment == MOMENT_EDITED && j->n_ops == 0) moment = names[MOMENT_PREFILL]; /* the same cache, and the usual wish */
-    diag_add(x->d, DIAG_ERROR, "E393", at, (int)strlen(what), "metric '%s' needs the cache of '%s' at moment '%s', which is not captured",
-             m->name, j->label, names[m->moment]);
+    diag_add(x->d, DIAG_ERROR, "E393", at, (int)strlen(what),
+             "metric '%s' needs the cache of '%s' at moment '%s', which is not captured", m->name, j->label, names[m->moment]);
     diag_help(x->d, "help: capture: { kv: [{ of: [%s], moments: [%s] }] }", j->condition_name, moment);
     if (!m->between[0]) diag_help(x->d, "or name the conditions that the metric is for: of: [CONDITION]");
     return -1;

@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,8 +48,10 @@ static int load_newest(struct computing *c, err *e)
     for (; r == 1; r = db_next(c->db, rows, e)) {
         int64_t job = sqlite3_column_int64(rows, 0);
         if (job < 0 || job >= c->j->n) continue;
-        c->newest[job] = (struct newest){sqlite3_column_int64(rows, 2), sqlite3_column_int64(rows, 1),
-                                         sqlite3_column_int(rows, 3) != 0, sqlite3_column_int(rows, 4)};
+        c->newest[job] = (struct newest){.attempt = sqlite3_column_int64(rows, 2),
+                                         .spec_job = sqlite3_column_int64(rows, 1),
+                                         .foreign = sqlite3_column_int(rows, 3) != 0,
+                                         .n_gen = sqlite3_column_int(rows, 4)};
     }
     sqlite3_finalize(rows);
     return r;
@@ -288,6 +291,18 @@ static int start(struct computing *c, err *e)
     return r ? -1 : metric_commit(c, e);
 }
 
+/* Never in silence: the newest answers may be those of another machine. */
+static void tell_left_out(const struct computing *c)
+{
+    int i, n = 0;
+    for (i = 0; i < c->j->n; i++) n += c->newest[i].left_out;
+    if (n)
+        fprintf(stderr,
+                "metrics: the newest answers of %d jobs are of other numerics than %s; what needs their logits is left out"
+                " (--fresh makes answers here)\n",
+                n, engine_info(store_engine(c->st))->numerics);
+}
+
 static void finish(struct computing *c)
 {
     sqlite3_stmt *const all[] = {c->steps, c->put,        c->put_part, c->drop_parts, c->kept, c->find_same,
@@ -313,9 +328,11 @@ int metric_compute(store *st, const struct spec *s, const struct jobs *j, const 
     c.definitions = mem_array((size_t)s->n_metrics, sizeof *c.definitions);
     r = start(&c, e);
     stopped = r ? -1 : metric_forced(&c, e);
-    if (!r && stopped >= 0) r = compute_kind(&c, false, e);
+    if (stopped < 0) r = -1;
+    if (!r) r = compute_kind(&c, false, e);
     if (!r) r = compute_kind(&c, true, e);
     if (r < 0) db_rollback(c.db);
+    tell_left_out(&c);
     finish(&c);
     return r ? r : stopped;
 }

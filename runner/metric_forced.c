@@ -130,10 +130,11 @@ static int plan_answers(struct computing *c, struct tasks *t, err *e)
     int i, any = 0;
     for (i = 0; i < c->s->n_metrics; i++) any |= c->s->metrics[i].n_answers > 0;
     for (i = 0; any && i < c->j->n; i++) {
-        int steps = can_feed(c, i) ? missing_steps(c, i, e) : 0;
+        int steps = can_feed(c, i) || c->newest[i].foreign ? missing_steps(c, i, e) : 0;
         struct task *one;
         if (steps < 0) return -1;
-        if (!steps) continue;
+        c->newest[i].left_out |= steps && c->newest[i].foreign;
+        if (!steps || c->newest[i].foreign) continue;
         one = add_task(t);
         one->jobs[one->n++] = i;
         one->n_steps = steps;
@@ -174,6 +175,7 @@ static int wants_pair(struct computing *c, int against, int job, int other, err 
         if (r < 0) return -1;
         want |= r == 0;
     }
+    c->newest[job].left_out |= want && (c->newest[job].foreign || c->newest[other].foreign);
     return want && can_feed(c, job) && !c->newest[other].foreign;
 }
 

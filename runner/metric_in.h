@@ -23,6 +23,7 @@ struct part {
 struct newest {
     int64_t attempt, spec_job; /* rows; attempt 0: there is no answer */
     bool foreign;              /* of other numerics than this engine's: its cache cannot be made again bit for bit */
+    bool left_out;             /* for that reason it lacks a value */
     int n_gen;
 };
 

@@ -77,7 +77,8 @@ static const struct example {
      "  JOIN axis a ON a.spec_job_id=m.spec_job_id AND a.nth=1 LEFT JOIN axis b ON b.spec_job_id=m.spec_job_id AND b.nth=2\n"
      "  WHERE json_extract(d.definition_json, '$.metric')='recovery' ORDER BY a.num, b.num)\n"
      "SELECT experiment, prompt, condition, metric, row, group_concat(text, '  ') AS values_along_second_axis\n"
-     "FROM cell GROUP BY experiment, prompt, condition, metric, row ORDER BY experiment, condition, prompt, metric, min(num), row;\n"},
+     "FROM cell GROUP BY experiment, prompt, condition, metric, row ORDER BY experiment, condition, prompt, metric, min(num), "
+     "row;\n"},
     {"may the experiment be trusted: the controls' verdicts, those that fail first",
      "SELECT experiment, verdict, label, kind, of, against, detail\n"
      "FROM v_control ORDER BY verdict<>'fail', verdict<>'missing', experiment, spec_job_id;\n"},
