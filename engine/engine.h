@@ -87,8 +87,8 @@ struct engine_info {
     const char *numerics; /* what may change a bit: "n1:cpu:kv-f32" */
     int threads;
     int n_layer, n_head, n_kv_head, head_dim, n_embd, n_ff, n_vocab, n_ctx_train;
-    const int *windows; /* (n_layer) keys that a query sees at most, 0: all; NULL: all in every layer */
-    double rope_base;   /* 0: learned positions */
+    const int *windows;       /* (n_layer) keys that a query sees at most, 0: all; NULL: all in every layer */
+    double rope_base;         /* 0: learned positions */
     const char *rope_scaling; /* "none", "linear 8", "llama3" */
     int64_t file_bytes;
     int64_t kv_bytes_per_token; /* all layers, K and V */

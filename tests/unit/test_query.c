@@ -48,7 +48,8 @@ static void fill(const char *path)
         fix_put(st, 4, nasty, &cache_a, &e);
         store_put(st, &(struct result){.job = 7, .failed = &why}, &e);
         if (metric_compute(st, info.spec, info.jobs, NULL, &e) || control_judge(st, info.jobs, &sum, &e) ||
-            store_end(st, "done", 0, &e)) fail_msg("%s", e.msg);
+            store_end(st, "done", 0, &e))
+            fail_msg("%s", e.msg);
     }
     store_close(st);
 }
