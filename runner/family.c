@@ -25,7 +25,8 @@ static void count_source(struct families *f, const struct job_op *op, int prompt
 {
     int base = family_donor(f, prompt, job);
     count_base(f, base, by, want);
-    if (want && (op->tensors & ~KEPT || op->op == EDIT_ADD)) family_want(f, base, op->tensors, false, op->layers, op->n_layers, at, n);
+    if (want && (op->tensors & ~KEPT || op->op == EDIT_ADD))
+        family_want(f, base, op->tensors, false, op->layers, op->n_layers, at, n);
 }
 
 /* Adds `by` to the users of all that an operation takes values from. */

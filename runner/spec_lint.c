@@ -6,7 +6,8 @@
 #include <utf8proc.h>
 
 /* All codes of the language; those that need the model are given elsewhere. */
-static const char *const codes[] = {"W101", "W102", "W103", "W104", "W105", "W106", "W107", "W108", "W109", "W111", "W116", NULL};
+static const char *const codes[] = {"W101", "W102", "W103", "W104", "W105", "W106",
+                                    "W107", "W108", "W109", "W111", "W116", NULL};
 
 bool spec_warn(struct reader *r, int code, struct mark at, int width, const char *fmt, ...)
 {
