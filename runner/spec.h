@@ -6,7 +6,7 @@
  *     struct spec *s; struct diag *d;
  *     if (spec_load(&s, "exp.yaml", &d, e)) { if (d) diag_text(d, &out); ... }   // e is empty when d tells
  *
- * The language: docs in README.md; every unknown key or value is an error that says what is allowed.
+ * The language: LANGUAGE.md; every unknown key or value is an error that says what is allowed.
  */
 #ifndef RUNNER_SPEC_H
 #define RUNNER_SPEC_H
