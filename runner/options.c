@@ -308,13 +308,14 @@ static void help_program(FILE *out)
         int n = line ? (int)(line - commands[i].does) : (int)strlen(commands[i].does);
         fprintf(out, "  %-11s %.*s\n", commands[i].name, n, commands[i].does);
     }
-    fputs("\nkvrun COMMAND --help tells a command's options and an example.\n\n"
-          "models: $KVRUN_MODELS is the folder a spec's $KVRUN_MODELS/ means; without it, models/ beside the spec's parent "
-          "folder\n"
-          "exit codes: 0 done  1 some jobs or controls failed  2 usage or spec  3 model or machine  4 database  5 nothing found\n"
-          "            6 disk full  70 a bug in kvrun  75 stopped by a signal, run it again  130 Ctrl-C\n\n"
-          "example: kvrun experiments/needle_sf_ny.yaml && kvrun sql \"SELECT label, text FROM v_result\"\n",
-          out);
+    fputs(
+        "\nkvrun COMMAND --help tells a command's options and an example.\n\n"
+        "models: $KVRUN_MODELS is the folder a spec's $KVRUN_MODELS/ means; without it, models/ beside the spec's parent "
+        "folder\n"
+        "exit codes: 0 done  1 some jobs or controls failed  2 usage or spec  3 model or machine  4 database  5 nothing found\n"
+        "            6 disk full  70 a bug in kvrun  75 stopped by a signal, run it again  130 Ctrl-C\n\n"
+        "example: kvrun experiments/needle_sf_ny.yaml && kvrun sql \"SELECT label, text FROM v_result\"\n",
+        out);
 }
 
 void options_help(enum command c, FILE *out)
