@@ -548,7 +548,8 @@ int gguf_i32s(const gguf *g, const char *key, int32_t **out, size_t *n, err *e)
     uint64_t i, u;
     bool negative;
     if (!v) return -1;
-    if (v->type != VALUE_ARRAY || !is_integer(v->element)) return wrong_type(v, key, "an array of integers", e);
+    if (v->type != VALUE_ARRAY || !(is_integer(v->element) || v->element == VALUE_BOOL))
+        return wrong_type(v, key, "an array of integers", e);
     a = mem_array((size_t)v->n, sizeof *a);
     for (i = 0; i < v->n; i++) {
         u = get_integer(v->element, v->p + i * values[v->element].bytes, &negative);

@@ -57,7 +57,8 @@ int gguf_string(const gguf *g, const char *key, struct gguf_str *out, err *e);
 int64_t gguf_array_len(const gguf *g, const char *key);
 /* All strings of an array, at once (arrays of strings have no index in the file). out: caller frees. */
 int gguf_strings(const gguf *g, const char *key, struct gguf_str **out, size_t *n, err *e);
-int gguf_i32s(const gguf *g, const char *key, int32_t **out, size_t *n, err *e); /* any integer type that fits; caller frees */
-int gguf_f32s(const gguf *g, const char *key, float **out, size_t *n, err *e);   /* caller frees */
+int gguf_i32s(const gguf *g, const char *key, int32_t **out, size_t *n,
+              err *e); /* any integer type that fits, bools too; caller frees */
+int gguf_f32s(const gguf *g, const char *key, float **out, size_t *n, err *e); /* caller frees */
 
 #endif

@@ -31,6 +31,7 @@ struct family {
     enum windows windows;
     int window, period; /* what a missing sliding_window means; the period if no key says it */
     const char *period_key;
+    int heads; /* what a missing num_attention_heads means; 0: it may not be missing */
 };
 
 static const struct family families[] = {
@@ -50,7 +51,7 @@ static const struct family families[] = {
     {"gemma", &usual, .kv = 16, .head = 256},
     {"gemma2", &usual, .kv = 4, .head = 256, .windows = WINDOW_PERIOD, .window = 4096, .period = 2},
     {"gemma3_text", &usual, .kv = 4, .head = 256, .windows = WINDOW_PERIOD, .window = 4096, .period = 6,
-     .period_key = "sliding_window_pattern|_sliding_window_pattern"},
+     .period_key = "sliding_window_pattern|_sliding_window_pattern", .heads = 8},
     {"glm", &usual, .kv = 2, .head = 128},
     {"glm4", &usual, .kv = 2, .head = 128},
     {"glm4_moe", &usual, .kv = 8},
@@ -128,10 +129,10 @@ static const char *pick(const struct state_json *j, const char *names, char key[
     return key;
 }
 
-static int picked(const struct state_json *j, const char *names, int max, int *out)
+static int picked(const struct state_json *j, const char *names, int max, int missing, int *out)
 {
     char key[64];
-    return state_int(j, pick(j, names, key), max, -1, out);
+    return state_int(j, pick(j, names, key), max, missing, out);
 }
 
 /* A key of the object attn_config. */
@@ -273,9 +274,9 @@ static int read_attention(const struct state_json *j, const struct family *f)
     int layers, D, H, G, E, size, i;
     struct window w;
     struct state_part p;
-    if (picked(j, f->names->layers, STATE_LAYERS_MAX, &layers) || picked(j, f->names->width, STATE_DIM_MAX, &D) ||
-        picked(j, f->names->heads, STATE_DIM_MAX, &H) || kv_heads(j, f, H, &G) || head_size(j, f, D, H, &E) ||
-        read_window(j, f, layers, &w))
+    if (picked(j, f->names->layers, STATE_LAYERS_MAX, -1, &layers) || picked(j, f->names->width, STATE_DIM_MAX, -1, &D) ||
+        picked(j, f->names->heads, STATE_DIM_MAX, f->heads ? f->heads : -1, &H) || kv_heads(j, f, H, &G) ||
+        head_size(j, f, D, H, &E) || read_window(j, f, layers, &w))
         return -1;
     for (i = 0; i < layers; i++)
         if (window_of(j, &w, i, &size) || state_attention(&p, G, E, E, size, j->e) || state_add(j->s, &p, j->e)) return -1;

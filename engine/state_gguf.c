@@ -28,6 +28,7 @@ struct arch_state {
     enum kind kind;
     enum windows windows;
     int period, window; /* window: what a missing attention.sliding_window means */
+    bool optional;      /* it means that there are none */
 };
 
 static const struct arch_state archs[] = {
@@ -44,7 +45,7 @@ static const struct arch_state archs[] = {
     {"deepseek2", KIND_LATENT},
     {"ernie4_5"},
     {"exaone"},
-    {"exaone4", KIND_DENSE, WINDOW_PERIOD, 4},
+    {"exaone4", KIND_DENSE, WINDOW_PERIOD, 4, .optional = true},
     {"falcon"},
     {"falcon-h1", KIND_FALCON_H1},
     {"gemma"},
@@ -69,11 +70,11 @@ static const struct arch_state archs[] = {
     {"nemotron"},
     {"nemotron_h", KIND_NEMOTRON},
     {"olmo"},
-    {"olmo2", KIND_DENSE, WINDOW_PERIOD, 4},
+    {"olmo2", KIND_DENSE, WINDOW_PERIOD, 4, .optional = true},
     {"olmoe"},
     {"orion"},
     {"phi2"},
-    {"phi3", KIND_DENSE, WINDOW_ALL},
+    {"phi3", KIND_DENSE, WINDOW_ALL, .optional = true},
     {"qwen"},
     {"qwen2"},
     {"qwen2moe"},
@@ -103,7 +104,7 @@ struct meta {
     err *e;
     char key[160]; /* the last one asked for */
     int layers, D;
-    int heads[STATE_LAYERS_MAX], kv[STATE_LAYERS_MAX], ffn[STATE_LAYERS_MAX];
+    int heads[STATE_LAYERS_MAX], kv[STATE_LAYERS_MAX], ffn[STATE_LAYERS_MAX], windows[STATE_LAYERS_MAX];
 };
 
 /* ---- keys ---- */
@@ -117,6 +118,15 @@ static const char *key_of(struct meta *m, const char *name)
 static bool has(struct meta *m, const char *name)
 {
     return gguf_has(m->g, key_of(m, name));
+}
+
+/* An error if the key is there and not 0. */
+static int refuse(struct meta *m, const char *name)
+{
+    uint64_t u;
+    err none = {0};
+    if (!has(m, name) || (gguf_u64(m->g, m->key, &u, &none) == 0 && u == 0)) return 0;
+    return err_set(m->e, ERR_ENV, "%s is not counted for architecture '%s'", m->key, m->s->arch);
 }
 
 /* An integer of 1..max; missing < 0: an error that names the key. */
@@ -168,21 +178,21 @@ static int get_by_layer(struct meta *m, const char *name, const int *missing, in
 
 /* ---- attention ---- */
 
-static int window_of(struct meta *m, const struct arch_state *a, int *window, int *period)
+/* The window of each layer; 0: it keeps everything. */
+static int read_windows(struct meta *m, const struct arch_state *a)
 {
-    *window = 0;
-    *period = a->period;
-    if (a->windows == WINDOW_NONE) {
-        uint64_t u = 0;
-        if (has(m, "attention.sliding_window") && (gguf_u64(m->g, m->key, &u, m->e) || u))
-            return err_set(m->e, ERR_ENV, "%s is not counted for architecture '%s'", m->key, m->s->arch);
+    const char *pattern = "attention.sliding_window_pattern";
+    int window, i, period = a->period;
+    if (a->windows == WINDOW_NONE) return refuse(m, "attention.sliding_window");
+    if (get(m, "attention.sliding_window", STATE_CONTEXT_MAX, a->optional ? 0 : a->window ? a->window : -1, &window)) return -1;
+    if (has(m, pattern) && gguf_array_len(m->g, m->key) >= 0) {
+        if (get_by_layer(m, pattern, NULL, m->windows)) return -1;
+        for (i = 0; i < m->layers; i++) m->windows[i] = m->windows[i] ? window : 0;
         return 0;
     }
-    if (has(m, "attention.sliding_window") || a->window || strcmp(a->arch, "olmo2") != 0) {
-        bool optional = a->windows == WINDOW_ALL || strcmp(a->arch, "exaone4") == 0;
-        if (get(m, "attention.sliding_window", STATE_CONTEXT_MAX, a->window ? a->window : optional ? 0 : -1, window)) return -1;
-    }
-    return get(m, "attention.sliding_window_pattern", STATE_LAYERS_MAX, *period, period);
+    if (get(m, pattern, STATE_LAYERS_MAX, period, &period)) return -1;
+    for (i = 0; i < m->layers; i++) m->windows[i] = a->windows == WINDOW_ALL || (i + 1) % period ? window : 0;
+    return 0;
 }
 
 /* Attention of layer i, which has kv heads. */
@@ -201,15 +211,14 @@ static int add_kv(struct meta *m, int i, int window)
 
 static int read_dense(struct meta *m, const struct arch_state *a)
 {
-    int i, window, period;
     size_t k;
+    int i;
     for (k = 0; k < sizeof foreign / sizeof *foreign; k++)
-        if (has(m, foreign[k])) return err_set(m->e, ERR_ENV, "%s is not counted for architecture '%s'", m->key, m->s->arch);
-    if (window_of(m, a, &window, &period)) return -1;
+        if (refuse(m, foreign[k])) return -1;
+    if (read_windows(m, a)) return -1;
     for (i = 0; i < m->layers; i++) {
-        bool wide = a->windows == WINDOW_PERIOD && (i + 1) % period == 0;
         if (m->kv[i] == 0) return err_set(m->e, ERR_ENV, "layer %d has no kv heads", i);
-        if (add_kv(m, i, wide ? 0 : window)) return -1;
+        if (add_kv(m, i, m->windows[i])) return -1;
     }
     return 0;
 }

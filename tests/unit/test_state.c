@@ -119,6 +119,11 @@ static const struct {
     {"{\"model_type\":\"gemma3\",\"text_config\":{\"model_type\":\"gemma3_text\"," SIZES(
          26, 1152, 4) ",\"num_key_value_heads\":1,\"head_dim\":256,\"sliding_window\":512}}",
      26624, 4096, 0, 45088768, 1710592},
+    /* Gemma 3 4B as published: heads, kv heads and head_dim are left out, which means 8, 4 and 256; 34 layers, 5 of them wide:
+       4096 x (5 x 8192 + 29 x 1024) */
+    {"{\"model_type\":\"gemma3\",\"text_config\":{\"hidden_size\":2560,\"model_type\":\"gemma3_text\",\"num_hidden_layers\":34,"
+     "\"sliding_window\":1024}}",
+     139264, 20480, 0, 289406976, 8947712},
     /* the same said by layer_types: two layers, one of them windowed to 100 */
     {"{\"model_type\":\"gemma3_text\"," SIZES(2, 64, 4) ",\"num_key_value_heads\":1,\"head_dim\":16,\"sliding_window\":100,"
                                                         "\"layer_types\":[\"full_attention\",\"sliding_attention\"]}",
@@ -348,6 +353,33 @@ static void check_gguf(const char *arch, const struct kv *keys, const int32_t *k
     assert_int_equal(bytes_of(&s, 0, 2, STATE_STORED), fixed);
 }
 
+/* A pattern as a list, one bool a layer: 2 x 2 x 16 x 2 bytes in three layers, two of them windowed. */
+static void gguf_file_with_a_list_of_windows(void **unused)
+{
+    struct make_gguf m = {0};
+    struct state s;
+    gguf *g;
+    int64_t late;
+    err e = {0};
+    (void)unused;
+    make_text(&m, "general.architecture", "exaone4");
+    make_u32(&m, "exaone4.block_count", 3);
+    make_u32(&m, "exaone4.embedding_length", 64);
+    make_u32(&m, "exaone4.attention.head_count", 4);
+    make_u32(&m, "exaone4.attention.head_count_kv", 2);
+    make_u32(&m, "exaone4.attention.sliding_window", 10);
+    make_array(&m, "exaone4.attention.sliding_window_pattern", MAKE_BOOL, 3);
+    buf_add(&m.pairs, "\1\0\1", 3);
+    make_finish(&m);
+    memset(&s, 0, sizeof s);
+    if (gguf_parse(&g, m.file.p, m.file.n, &e) || state_gguf(&s, g, &e) || state_token_bytes(&s, 2, 1, &late, &e))
+        fail_msg("%s", e.msg);
+    assert_int_equal(late, 128);
+    assert_int_equal(bytes_of(&s, 100, 2, STATE_STORED), 128 * (100 + 10 + 10));
+    gguf_close(g);
+    make_free(&m);
+}
+
 /* Each beside the config.json of the same model above, or worked out in the same way. */
 static void gguf_files(void **unused)
 {
@@ -474,6 +506,7 @@ int main(void)
         cmocka_unit_test(other_configs_are_refused),
         cmocka_unit_test(huge_states_are_counted_or_refused),
         cmocka_unit_test(gguf_files),
+        cmocka_unit_test(gguf_file_with_a_list_of_windows),
         cmocka_unit_test(gguf_files_with_recurrent_layers),
         cmocka_unit_test(other_gguf_files_are_refused),
     };
