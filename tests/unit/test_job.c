@@ -1,44 +1,14 @@
 /* test_job.c: expansion, controls, captures and keys of jobs, against a made-up engine. */
 #include "fake_engine.h"
 
-#include "bound.h"
+#include "job_case.h"
 
 #include <time.h>
 
-static struct bound b;
-
-static int setup(void **state)
-{
-    (void)state;
-    fake_reset();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    bound_free(&b);
-    fake_reset();
-    return 0;
-}
-
-#define HEAD "kvrun: 1\nexperiment: x\nmodel: { path: fake.gguf }\n"
-#define PAIR "prompts:\n  - name: [sf, ny]\n    slots: { city: [SF, NY] }\n    text: 'I go to {{city}} and stay.'\n"
-#define DECODE "decode: { greedy: true, max_tokens: 4, after_edit: rerun_last }\n"
-#define ZERO "{ op: zero, tensor: kv, layers: all, at: { slot: city }, when: finished_cache }"
 #define TRANSPLANT                                                                                                         \
     "{ op: transplant, tensor: kv, layers: '0..9', at: { slot: city }, from: { prompt: other, condition: baseline, at: { " \
     "slot: city "                                                                                                          \
     "} }, when: finished_cache }"
-
-static const struct job *job_of(const char *label)
-{
-    int i;
-    for (i = 0; i < b.j->n; i++)
-        if (strcmp(b.j->jobs[i].label, label) == 0) return &b.j->jobs[i];
-    fail_msg("there is no job %s", label);
-    return NULL;
-}
 
 static void jobs_come_by_prompt_condition_and_axes_last_fastest(void **state)
 {

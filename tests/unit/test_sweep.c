@@ -1,28 +1,7 @@
 /* test_sweep.c: values of axes and the combinations of them that become jobs, against a made-up engine. */
 #include "fake_engine.h"
 
-#include "bound.h"
-
-static struct bound b;
-
-static int setup(void **state)
-{
-    (void)state;
-    fake_reset();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    bound_free(&b);
-    fake_reset();
-    return 0;
-}
-
-#define HEAD "kvrun: 1\nexperiment: x\nmodel: { path: fake.gguf }\n"
-#define PAIR "prompts:\n  - name: [sf, ny]\n    slots: { city: [SF, NY] }\n    text: 'I go to {{city}} and stay.'\n"
-#define DECODE "decode: { greedy: true, max_tokens: 4, after_edit: rerun_last }\n"
+#include "job_case.h"
 
 #define BASE "conditions:\n  - name: baseline\n"
 #define ZERO_LAYERS(over, layers)                                                                                             \
