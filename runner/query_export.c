@@ -2,13 +2,12 @@
  * header, the numbers. Written layer by layer to a file beside the target, which takes its name only when it is whole. */
 #include "query_export.h"
 
-#include <errno.h>
-#include <fcntl.h>
+#include "whole_file.h"
+
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { TENSOR_MAX = 1 << 30 /* bytes of one layer's K or V that are believed */ };
 
@@ -271,18 +270,13 @@ static int load_tensor(struct export *x, int layer, const char *tensor, err *e)
     return 0;
 }
 
-int export_write_error(const char *path, err *e)
-{
-    return err_set(e, errno == ENOSPC || errno == EDQUOT ? ERR_DISK : ERR_INPUT, "cannot write %s: %s", path, strerror(errno));
-}
-
 /* One layer's K or V, whole before it is written: chunks are (G, n, E). */
 static int write_cache(struct export *x, const struct piece *p, FILE *f, const char *path, err *e)
 {
     size_t n = (size_t)x->G * (size_t)x->T * (size_t)x->E;
     if (!x->numbers) x->numbers = mem_array(n, sizeof *x->numbers);
     if (load_tensor(x, p->layer, p->tensor, e)) return -1;
-    return fwrite(x->numbers, sizeof *x->numbers, n, f) == n ? 0 : export_write_error(path, e);
+    return fwrite(x->numbers, sizeof *x->numbers, n, f) == n ? 0 : whole_error(path, e);
 }
 
 static int write_all(struct export *x, FILE *f, const char *path, err *e)
@@ -292,7 +286,7 @@ static int write_all(struct export *x, FILE *f, const char *path, err *e)
     int i, r = 0;
     if (!head) return -1;
     n_head = strlen(head);
-    if (fwrite(&n_head, sizeof n_head, 1, f) != 1 || fwrite(head, 1, n_head, f) != n_head) r = export_write_error(path, e);
+    if (fwrite(&n_head, sizeof n_head, 1, f) != 1 || fwrite(head, 1, n_head, f) != n_head) r = whole_error(path, e);
     for (i = 0; i < x->n_pieces && !r; i++)
         r = x->pieces[i].at ? pass_write(x, &x->pieces[i], f, path, e) : write_cache(x, &x->pieces[i], f, path, e);
     free(head);
@@ -301,25 +295,9 @@ static int write_all(struct export *x, FILE *f, const char *path, err *e)
 
 static int write_file(struct export *x, const char *path, err *e)
 {
-    struct buf part = {0};
-    FILE *f = NULL;
-    int r = -1, fd;
-    buf_printf(&part, "%s.part.%d", path, (int)getpid());
-    fd = open(part.p, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (fd >= 0) f = fdopen(fd, "wb");
-    if (!f) {
-        r = export_write_error(part.p, e);
-        if (fd >= 0) close(fd);
-        buf_free(&part);
-        return r;
-    }
-    r = write_all(x, f, path, e);
-    if (!r && (fflush(f) || fsync(fd))) r = export_write_error(path, e);
-    if (fclose(f) && !r) r = export_write_error(path, e);
-    if (!r && rename(part.p, path)) r = export_write_error(path, e);
-    if (r) unlink(part.p);
-    buf_free(&part);
-    return r;
+    struct whole_file w;
+    if (whole_open(&w, path, e)) return -1;
+    return whole_close(&w, write_all(x, w.f, path, e), e);
 }
 
 int query_export(const char *db, const char *experiment, const char *label, const char *moment, const char *path, err *e)

@@ -30,7 +30,6 @@ struct export
 
 struct piece *export_add(struct export *x); /* a new piece, zeroed */
 int64_t export_bytes(const struct piece *p);
-int export_write_error(const char *path, err *e);
 
 /* The pieces of recorded activations, all checked against the model's sizes. */
 int pass_pieces(struct export *x, err *e);

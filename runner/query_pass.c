@@ -2,6 +2,8 @@
  * they are written one after the other as they are. */
 #include "query_export.h"
 
+#include "whole_file.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,7 +92,7 @@ int pass_write(struct export *x, const struct piece *p, FILE *f, const char *pat
         if (type != KV_F32 || n < 1 || n > left || (int64_t)x->raw.n != n * width * 4)
             return err_set(e, ERR_DB, "blob %lld does not hold %lld positions of %s of '%s'", (long long)blob, (long long)n,
                            p->name, x->label);
-        if (fwrite(x->raw.p, 1, x->raw.n, f) != x->raw.n) return export_write_error(path, e);
+        if (fwrite(x->raw.p, 1, x->raw.n, f) != x->raw.n) return whole_error(path, e);
         left -= n;
     }
     if (r < 0) return -1;

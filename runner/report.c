@@ -2,11 +2,10 @@
 #include "report.h"
 
 #include "report_in.h"
+#include "whole_file.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static int find_experiment(struct report *r, const char *name, err *e)
 {
@@ -69,20 +68,9 @@ static int page(struct report *r, err *e)
 
 static int put_file(const char *path, const struct buf *b, err *e)
 {
-    struct buf beside = {0};
-    FILE *f;
-    int rc = 0;
-    buf_printf(&beside, "%s.part", path);
-    f = fopen(beside.p, "wb");
-    if (!f || fwrite(b->p, 1, b->n, f) != b->n || fflush(f)) rc = errno ? errno : EIO;
-    if (f && fclose(f) && !rc) rc = errno;
-    if (!rc && rename(beside.p, path)) rc = errno;
-    if (rc) {
-        err_set(e, rc == ENOSPC || rc == EDQUOT ? ERR_DISK : ERR_INPUT, "cannot write '%s': %s", path, strerror(rc));
-        unlink(beside.p);
-    }
-    buf_free(&beside);
-    return rc ? -1 : 0;
+    struct whole_file w;
+    if (whole_open(&w, path, e)) return -1;
+    return whole_close(&w, fwrite(b->p, 1, b->n, w.f) == b->n ? 0 : whole_error(path, e), e);
 }
 
 int report_write(const char *db, const char *experiment, const char *path, err *e)
