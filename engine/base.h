@@ -67,6 +67,11 @@ void buf_vprintf(struct buf *b, const char *fmt, va_list ap);
 char *buf_take(struct buf *b); /* hands the bytes over (never NULL), leaves {0}; caller frees */
 void buf_free(struct buf *b);
 
+/* n bytes as 2 n lower-case digits and a NUL; returns out. */
+char *hex_text(char *out, const uint8_t *bytes, size_t n);
+/* For qsort: rising ints. */
+int order_ints(const void *a, const void *b);
+
 /* Bytes of the valid UTF-8 character at s (1..4), or 0 when the bytes there are not one. */
 int utf8_len(const char *s, size_t n);
 /* Length of the longest prefix of s that is valid UTF-8. */

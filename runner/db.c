@@ -237,7 +237,7 @@ static int make_schema(sqlite3 *db, const char *path, err *e)
     struct timespec now;
     uint8_t id[16];
     char hex[33], ms[24];
-    int i, r, schema;
+    int r, schema;
     if (exec(db, "BEGIN IMMEDIATE", e)) return -1;
     r = check(db, path, &schema, e);
     if (r < 0) goto out;
@@ -245,7 +245,7 @@ static int make_schema(sqlite3 *db, const char *path, err *e)
         clock_gettime(CLOCK_REALTIME, &now);
         snprintf(ms, sizeof ms, "%lld", (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000);
         if (getrandom(id, sizeof id, 0) != sizeof id) memset(id, 0, sizeof id);
-        for (i = 0; i < 16; i++) snprintf(hex + 2 * i, 3, "%02x", id[i]);
+        hex_text(hex, id, sizeof id);
         r = exec(db, schema_sql, e);
         if (r) goto out;
         r = db_run(db, NULL, e, "INSERT INTO meta VALUES('db_uuid',?),('created_ms',?),('created_by',?)", "sss", hex, ms,

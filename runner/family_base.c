@@ -37,8 +37,8 @@ int family_of_ops(struct families *f, const struct job *j, int n_ops)
 {
     struct buf b = {0};
     int i, found;
-    buf_add(&b, &j->prompt, sizeof j->prompt);
-    buf_add(&b, &n_ops, sizeof n_ops);
+    map_key_int(&b, j->prompt);
+    map_key_int(&b, n_ops);
     for (i = 0; i < n_ops; i++) job_op_bytes(&j->ops[i], &b);
     found = map_put(f->known, b.p, b.n, f->n_bases);
     buf_free(&b);

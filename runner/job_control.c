@@ -27,21 +27,15 @@ static bool is_for(const struct spec *s, int condition)
 
 /* ---- what a condition, or all of a prompt, touches ---- */
 
-static void add_ints(struct buf *b, const int *v, int n)
-{
-    buf_add(b, &n, sizeof n);
-    buf_add(b, v, (size_t)n * sizeof *v);
-}
-
 /* Where and when, and of which tensors. */
 static void add_place(struct buf *b, const struct job_op *op)
 {
-    add_ints(b, &op->tensors, 1);
-    add_ints(b, (const int[]){(int)op->when, op->first_step, op->last_step}, 3);
-    add_ints(b, op->layers, op->n_layers);
-    add_ints(b, op->heads, op->n_heads);
-    add_ints(b, op->at, op->n_at);
-    add_ints(b, op->gen_at, op->n_gen_at);
+    map_key_ints(b, &op->tensors, 1);
+    map_key_ints(b, (const int[]){(int)op->when, op->first_step, op->last_step}, 3);
+    map_key_ints(b, op->layers, op->n_layers);
+    map_key_ints(b, op->heads, op->n_heads);
+    map_key_ints(b, op->at, op->n_at);
+    map_key_ints(b, op->gen_at, op->n_gen_at);
 }
 
 /* Jobs first..end-1. */

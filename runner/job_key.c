@@ -15,9 +15,7 @@
 static const char *hash_text(arena *mem, const uint8_t h[32])
 {
     char hex[65];
-    int i;
-    for (i = 0; i < 32; i++) snprintf(hex + 2 * i, 3, "%02x", h[i]);
-    return arena_printf(mem, "sha256:%s", hex);
+    return arena_printf(mem, "sha256:%s", hex_text(hex, h, 32));
 }
 
 /* The one way to write v, in mem; takes v. NULL: e. */
@@ -109,12 +107,6 @@ const int *job_op_places(const struct job_op *op, int *n)
     return op->n_gen_at ? op->gen_at : op->at;
 }
 
-static void add_ints(struct buf *b, const int *v, int n)
-{
-    buf_add(b, &n, sizeof n);
-    buf_add(b, v, (size_t)n * sizeof *v);
-}
-
 static void vector_bytes(const struct job_vector *v, struct buf *b)
 {
     int i;
@@ -122,10 +114,10 @@ static void vector_bytes(const struct job_vector *v, struct buf *b)
         buf_add(b, v->sha256, sizeof v->sha256);
         return;
     }
-    add_ints(b, (const int[]){v->from.prompt, v->from.at, v->minus.prompt, v->minus.at}, 4);
+    map_key_ints(b, (const int[]){v->from.prompt, v->from.at, v->minus.prompt, v->minus.at}, 4);
     for (i = 0; i < v->n_sets; i++) {
-        add_ints(b, (const int[]){v->sets[i].prompt, v->sets[i].job}, 2);
-        add_ints(b, v->sets[i].at, v->sets[i].n);
+        map_key_ints(b, (const int[]){v->sets[i].prompt, v->sets[i].job}, 2);
+        map_key_ints(b, v->sets[i].at, v->sets[i].n);
     }
 }
 
@@ -133,17 +125,17 @@ void job_op_bytes(const struct job_op *op, struct buf *b)
 {
     int n;
     job_op_places(op, &n);
-    add_ints(b,
-             (const int[]){(int)op->op, (int)op->when, op->tensors, op->first_step, op->last_step, op->donor_prompt,
-                           op->donor_job, op->bits, op->per_channel, op->compact, op->rerotate},
-             11);
-    add_ints(b, op->layers, op->n_layers);
-    add_ints(b, op->heads, op->n_heads);
-    add_ints(b, op->at, op->n_at);
-    add_ints(b, op->gen_at, op->n_gen_at);
-    add_ints(b, op->donor_at, op->donor_at ? n : 0);
-    add_ints(b, op->queries, op->queries ? op->n_queries : 0);
-    if (op->score) add_ints(b, (const int[]){(int)op->score->score, op->score->highest, op->score->count}, 3);
+    map_key_ints(b,
+                 (const int[]){(int)op->op, (int)op->when, op->tensors, op->first_step, op->last_step, op->donor_prompt,
+                               op->donor_job, op->bits, op->per_channel, op->compact, op->rerotate},
+                 11);
+    map_key_ints(b, op->layers, op->n_layers);
+    map_key_ints(b, op->heads, op->n_heads);
+    map_key_ints(b, op->at, op->n_at);
+    map_key_ints(b, op->gen_at, op->n_gen_at);
+    map_key_ints(b, op->donor_at, op->donor_at ? n : 0);
+    map_key_ints(b, op->queries, op->queries ? op->n_queries : 0);
+    if (op->score) map_key_ints(b, (const int[]){(int)op->score->score, op->score->highest, op->score->count}, 3);
     buf_add(b, &op->by, sizeof op->by);
     buf_add(b, &op->sigma, sizeof op->sigma);
     buf_add(b, &op->seed, sizeof op->seed);
@@ -266,18 +258,12 @@ int job_key(const struct expand *x, const struct jobs *all, struct job *j, err *
     return 0;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    int x = *(const int *)a, y = *(const int *)b;
-    return (x > y) - (x < y);
-}
-
 static void set_stop(struct expand *x)
 {
     int i, n = x->s->decode.stop_eos ? x->info->n_stop : 0;
     x->stop = arena_array(x->mem, (size_t)n, sizeof *x->stop);
     if (n) memcpy(x->stop, x->info->stop, (size_t)n * sizeof *x->stop);
-    qsort(x->stop, (size_t)n, sizeof *x->stop, by_value);
+    qsort(x->stop, (size_t)n, sizeof *x->stop, order_ints);
     for (i = 0, x->n_stop = 0; i < n; i++)
         if (x->n_stop == 0 || x->stop[i] != x->stop[x->n_stop - 1]) x->stop[x->n_stop++] = x->stop[i];
 }

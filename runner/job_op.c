@@ -53,18 +53,13 @@ static void warn_chosen(const struct expand *x, const struct bound_prompt *p, co
                  "position 0 of prompt '%s' is edited: most attention rests there whatever it says", p->prompt->name);
 }
 
-static void add_int(struct buf *b, int v)
-{
-    buf_add(b, &v, sizeof v);
-}
-
 struct chosen job_choose(struct expand *x, int prompt, const struct select *sel, bool warn)
 {
     struct buf key = {0};
     struct chosen c = {NULL, -1};
     int found;
-    add_int(&key, prompt);
-    add_int(&key, warn);
+    map_key_int(&key, prompt);
+    map_key_int(&key, warn);
     select_key(sel, &key); /* the same selector at another place has errors of its own */
     found = map_put(x->selects, key.p, key.n, x->n_chosen);
     buf_free(&key);

@@ -72,3 +72,14 @@ int map_get(struct map *m, const void *key, size_t n)
     struct entry *t = map_find(m, key, n, XXH3_64bits(key, n));
     return t->key ? t->value : -1;
 }
+
+void map_key_int(struct buf *key, int v)
+{
+    buf_add(key, &v, sizeof v);
+}
+
+void map_key_ints(struct buf *key, const int *v, int n)
+{
+    map_key_int(key, n);
+    buf_add(key, v, (size_t)n * sizeof *v);
+}

@@ -20,12 +20,6 @@ int model_info_open(engine **out, const char *path, err *e)
     return err_set(e, first.code, "%s", first.msg);
 }
 
-static void hex(char out[65], const uint8_t sha256[32])
-{
-    int i;
-    for (i = 0; i < 32; i++) snprintf(out + 2 * i, 3, "%02x", sha256[i]);
-}
-
 /* Bytes of K and V of one token in all layers; 0: not known. */
 static int64_t kv_bytes(const struct engine_info *i, int element)
 {
@@ -86,7 +80,7 @@ static void token(struct buf *b, const engine *en, int id)
 static void add_file(struct buf *b, const struct engine_info *i)
 {
     char sha256[65];
-    hex(sha256, i->sha256);
+    hex_text(sha256, i->sha256, 32);
     line(b, "file");
     shown(b, i->path, strlen(i->path));
     buf_char(b, '\n');
@@ -219,7 +213,7 @@ static json_t *tokenizer_json(const struct engine_info *i)
     int k;
     if (strcmp(i->tokenizer_kind, "none") == 0) return json_decref(stop), json_null();
     for (k = 0; k < i->n_stop; k++) json_array_append_new(stop, json_integer(i->stop[k]));
-    hex(sha256, i->tokenizer_sha256);
+    hex_text(sha256, i->tokenizer_sha256, 32);
     return json_pack("{s:s,s:s,s:o,s:o,s:b,s:o}", "kind", i->tokenizer_kind, "sha256", sha256, "bos", id(i->bos), "eos",
                      id(i->eos), "add_bos", i->add_bos, "stop", stop);
 }
@@ -229,7 +223,7 @@ void model_info_json(const engine *en, struct buf *out)
     const struct engine_info *i = engine_info(en);
     char sha256[65], *s;
     json_t *j = json_object();
-    hex(sha256, i->sha256);
+    hex_text(sha256, i->sha256, 32);
     json_object_set_new(j, "name", text(i->name));
     json_object_set_new(j, "path", text(i->path));
     json_object_set_new(j, "format", text(i->format));

@@ -19,11 +19,6 @@ struct partners {
     struct buf key;
 };
 
-static void add_int(struct buf *b, int v)
-{
-    buf_add(b, &v, sizeof v);
-}
-
 static const char *name_of(const struct partners *p, int prompt)
 {
     return p->jobs->prompts[prompt].prompt->name;
@@ -33,7 +28,7 @@ static const char *name_of(const struct partners *p, int prompt)
 static int first_of(struct partners *p, int condition, const char *prompt, int put)
 {
     p->key.n = 0;
-    add_int(&p->key, condition);
+    map_key_int(&p->key, condition);
     buf_str(&p->key, prompt);
     return map_put(p->first, p->key.p, p->key.n, put);
 }
@@ -76,13 +71,13 @@ static void make_key(struct partners *p, int condition, const char *prompt, cons
 {
     int i;
     p->key.n = 0;
-    add_int(&p->key, condition);
-    for (i = 0; i < of->n_values; i++) add_int(&p->key, of->values[i].axis);
-    add_int(&p->key, -1);
+    map_key_int(&p->key, condition);
+    for (i = 0; i < of->n_values; i++) map_key_int(&p->key, of->values[i].axis);
+    map_key_int(&p->key, -1);
     buf_add(&p->key, prompt, strlen(prompt) + 1);
     for (i = 0; i < x->n_values; i++) {
         if (!has_axis(of, x->values[i].axis) || !has_axis(with, x->values[i].axis)) continue;
-        add_int(&p->key, x->values[i].axis);
+        map_key_int(&p->key, x->values[i].axis);
         buf_add(&p->key, x->values[i].text, strlen(x->values[i].text) + 1);
     }
 }
@@ -92,8 +87,8 @@ static void enter(struct partners *p, int condition, const struct job *of)
 {
     int i;
     p->key.n = 0;
-    add_int(&p->key, condition);
-    for (i = 0; i < of->n_values; i++) add_int(&p->key, of->values[i].axis);
+    map_key_int(&p->key, condition);
+    for (i = 0; i < of->n_values; i++) map_key_int(&p->key, of->values[i].axis);
     if (map_put(p->made, p->key.p, p->key.n, 0) >= 0) return;
     for (i = 0; i < p->jobs->n; i++) {
         const struct job *x = &p->jobs->jobs[i];

@@ -307,9 +307,7 @@ static json_t *ints(const int *v, int n)
 static json_t *hex(const uint8_t h[32])
 {
     char s[65];
-    int i;
-    for (i = 0; i < 32; i++) snprintf(s + 2 * i, 3, "%02x", h[i]);
-    return json_string(s);
+    return json_string(hex_text(s, h, 32));
 }
 
 static json_t *sets_json(const struct jobs *jobs, const struct job_vector *v)
@@ -378,11 +376,8 @@ static json_t *records_json(const struct job *j)
 
 static void add_hex(struct buf *out, const uint8_t h[32])
 {
-    static const char digits[] = "0123456789abcdef";
-    char s[64];
-    int i;
-    for (i = 0; i < 32; i++) s[2 * i] = digits[h[i] >> 4], s[2 * i + 1] = digits[h[i] & 15];
-    json_text_string(out, s, 64);
+    char s[65];
+    json_text_string(out, hex_text(s, h, 32), 64);
 }
 
 static void add_string(struct buf *out, const char *key, const char *value)

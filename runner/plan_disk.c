@@ -57,7 +57,7 @@ static void count_prompt(struct counting *c, const struct job *j, int n)
 {
     struct buf key = {0};
     buf_add(&key, c->p->jobs->prompts[j->prompt].sha256, 32);
-    buf_add(&key, &n, sizeof n);
+    map_key_int(&key, n);
     if (map_put(c->prompts, key.p, key.n, 0) < 0) c->tokens += all_rows(c->p) * n;
     buf_free(&key);
 }

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { AXES_MAX = 8, LINES_MAX = 6, POINTS_MAX = 4096, PANELS_MAX = 24, SIDE_MAX = 4096 };
+enum { AXES_MAX = 8, LINES_MAX = 6, PANELS_MAX = 24, SIDE_MAX = 4096 };
 
 struct axis_of {
     char *name;
@@ -131,10 +131,7 @@ static void points_add(struct points *l, const char *prompt, const char *line, s
         s = &l->s[l->n++];
         *s = (struct series){mem_strdup(prompt), mem_strdup(line), NULL, 0};
     }
-    if (s->n && (s->n & (s->n - 1)) == 0)
-        s->p = mem_grow(s->p, 2 * (size_t)s->n, sizeof *s->p);
-    else if (s->n == 0)
-        s->p = mem_grow(NULL, 1, sizeof *s->p);
+    if ((s->n & (s->n - 1)) == 0) s->p = mem_grow(s->p, s->n ? 2 * (size_t)s->n : 1, sizeof *s->p);
     s->p[s->n++] = p;
 }
 

@@ -44,9 +44,8 @@ static const char *place(const struct run *r, struct mark at)
 static int check_pin(const struct run *r, err *e)
 {
     char hex[65];
-    int i;
     if (!r->spec->model_sha256) return 0;
-    for (i = 0; i < 32; i++) snprintf(hex + 2 * i, 3, "%02x", engine_info(r->en)->sha256[i]);
+    hex_text(hex, engine_info(r->en)->sha256, 32);
     if (strcmp(hex, r->spec->model_sha256) == 0) return 0;
     return err_set(e, ERR_ENV, "%s: the model file '%s' is not the pinned one\n  pinned  %s\n  found   %s",
                    place(r, r->spec->model_sha256_at), engine_info(r->en)->path, r->spec->model_sha256, hex);

@@ -5,6 +5,7 @@
 #include "select.h"
 
 #include "regex.h"
+#include "map.h"
 #include "snippet.h"
 
 #include <stdio.h>
@@ -308,11 +309,6 @@ void bind_decided(struct bound_prompt *p, const struct select *sel)
 
 /* ---- what a selector says, as bytes ---- */
 
-static void add_int(struct buf *b, int v)
-{
-    buf_add(b, &v, sizeof v);
-}
-
 void select_key(const struct select *sel, struct buf *out)
 {
     const int v[] = {(int)sel->kind,       sel->nth,       sel->with_markers,      (int)sel->edges,
@@ -322,7 +318,7 @@ void select_key(const struct select *sel, struct buf *out)
     int i;
     buf_add(out, v, sizeof v);
     buf_str(out, sel->text);
-    for (i = 0; i < sel->tokens.n; i++) add_int(out, sel->tokens.r[i].first), add_int(out, sel->tokens.r[i].last);
+    for (i = 0; i < sel->tokens.n; i++) map_key_int(out, sel->tokens.r[i].first), map_key_int(out, sel->tokens.r[i].last);
     for (i = 0; i < sel->n_parts; i++) select_key(&sel->parts[i], out);
 }
 

@@ -11,12 +11,6 @@ enum {
 
 /* ---- conditions ---- */
 
-static int by_int(const void *a, const void *b)
-{
-    int x = *(const int *)a, y = *(const int *)b;
-    return (x > y) - (x < y);
-}
-
 static void read_over(struct reader *r, const struct spec_own *o, const struct node *v, struct condition *c)
 {
     if (!spec_words(r, v, "over")) return;
@@ -31,7 +25,7 @@ static void read_over(struct reader *r, const struct spec_own *o, const struct n
         else
             c->over[c->n_over++] = axis;
     }
-    qsort(c->over, (size_t)c->n_over, sizeof *c->over, by_int);
+    qsort(c->over, (size_t)c->n_over, sizeof *c->over, order_ints);
 }
 
 /* A copy of the earlier condition's parts; keys of its own replace them. */

@@ -39,12 +39,6 @@ static struct field *of_needle(struct field f[3])
     return f;
 }
 
-static int by_int(const void *a, const void *b)
-{
-    int x = *(const int *)a, y = *(const int *)b;
-    return (x > y) - (x < y);
-}
-
 /* Marks the axes that v names; those that need the model or a prompt cannot make prompts. */
 static void find_axes(struct reader *r, const struct node *v, bool *uses)
 {
@@ -138,7 +132,7 @@ static int used_axes(struct reader *r, const struct prompt *p, int *axes)
     for (int i = 0; i < s->n_axes; i++)
         if (uses[i]) axes[n++] = i;
     free(uses);
-    qsort(axes, (size_t)n, sizeof *axes, by_int);
+    qsort(axes, (size_t)n, sizeof *axes, order_ints);
     return n;
 }
 

@@ -126,12 +126,6 @@ static int put_run(store *st, const struct run_info *info, err *e)
 
 /* ---- the spec ---- */
 
-static void hex_of(const uint8_t *bytes, char out[65])
-{
-    int i;
-    for (i = 0; i < 32; i++) snprintf(out + 2 * i, 3, "%02x", bytes[i]);
-}
-
 /* What makes a spec the same spec: its bytes, what the command line put over them, the model, and the labels and keys of all
  * its jobs. NULL: not UTF-8. */
 static char *identity_of(const struct run_info *info)
@@ -149,9 +143,9 @@ static char *identity_of(const struct run_info *info)
     }
     store_sha256(&(struct store_bytes){list.p, list.n}, 1, sha);
     buf_free(&list);
-    hex_of(sha, jobs);
-    hex_of(info->spec->sha256, source);
-    hex_of(engine_info(info->en)->sha256, model);
+    hex_text(jobs, sha, 32);
+    hex_text(source, info->spec->sha256, 32);
+    hex_text(model, engine_info(info->en)->sha256, 32);
     json = json_pack("{s:s, s:s, s:s, s:i, s:s}", "experiment", info->spec->experiment, "source_sha256", source, "model_sha256",
                      model, "n_jobs", info->jobs->n, "jobs_sha256", jobs);
     if (info->spec->n_sets) {
@@ -308,7 +302,7 @@ static json_t *sets_json(const struct begin *b, const struct job_vector *v)
         one = json_object();
         json_object_set_new(one, "prompt_id", json_integer(b->prompt_ids[set->prompt]));
         if (set->job >= 0) {
-            hex_of(jobs->jobs[set->job].key, hex);
+            hex_text(hex, jobs->jobs[set->job].key, 32);
             json_object_set_new(one, "job_key", json_string(hex));
         }
         at = json_array();

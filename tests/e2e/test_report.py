@@ -13,7 +13,7 @@ class Report(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.parts, self.stack, self.in_sql, self.alone = [], [], False, []
+        self.parts, self.stack, self.in_sql, self.sql_open = [], [], False, False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -27,8 +27,6 @@ class Report(html.parser.HTMLParser):
             self.stack[-1]["queries"].append("")
         elif tag == "details":
             self.sql_open = attrs.get("class") == "sql"
-
-    sql_open = False
 
     def handle_endtag(self, tag):
         if tag in ("section", "article"):
