@@ -1,6 +1,8 @@
 /* query_format.c: rows as a table, JSON, CSV or Markdown. */
 #include "query_in.h"
 
+#include "width.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,33 +37,6 @@ void query_printable(struct buf *out, const char *text, size_t n)
             buf_add(out, text + i, (size_t)len);
         i += len ? (size_t)len : 1;
     }
-}
-
-int query_width(const char *text, size_t n)
-{
-    size_t i = 0;
-    int w = 0;
-    while (i < n) {
-        utf8proc_int32_t c = 0xfffd;
-        int len = utf8_len(text + i, n - i);
-        if (len) utf8proc_iterate((const utf8proc_uint8_t *)text + i, len, &c);
-        w += utf8proc_charwidth(c);
-        i += len ? (size_t)len : 1;
-    }
-    return w;
-}
-
-/* Bytes of the longest start of text that takes at most w columns. */
-static size_t fit(const char *text, size_t n, int w)
-{
-    size_t i = 0;
-    while (i < n) {
-        int len = utf8_len(text + i, n - i);
-        w -= query_width(text + i, (size_t)(len ? len : 1));
-        if (w < 0) break;
-        i += len ? (size_t)len : 1;
-    }
-    return i;
 }
 
 static void add_hex(struct buf *out, const void *p, int n)
@@ -300,7 +275,7 @@ static void table_measure(struct table *t, int limit)
     for (i = 0; i < t->n; i++)
         for (r = 0; r < t->rows; r++) {
             const struct buf *c = &t->row[r * t->n + i];
-            int w = query_width(c->p, c->n);
+            int w = width_text(c->p, c->n);
             if (w > t->width[i]) t->width[i] = w;
         }
     for (;;) { /* the widest column gives way until the line fits */
@@ -321,11 +296,11 @@ static void table_line(const struct table *t, const struct buf *cells, int limit
     int i, k;
     for (i = 0; i < t->n; i++) {
         size_t n = cells[i].n;
-        int w = query_width(cells[i].p, n), pad;
+        int w = width_text(cells[i].p, n), pad;
         bool cut = limit > 0 && w > t->width[i];
         if (cut) {
-            n = fit(cells[i].p, n, t->width[i] - 1);
-            w = query_width(cells[i].p, n) + 1;
+            n = width_fit(cells[i].p, n, t->width[i] - 1);
+            w = width_text(cells[i].p, n) + 1;
         }
         pad = w < t->width[i] ? t->width[i] - w : 0;
         if (i) fprintf(out, "%*s", GAP, "");

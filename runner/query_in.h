@@ -18,7 +18,6 @@ int query_write(sqlite3_stmt *stmt, enum query_format format, int width, FILE *o
 
 /* Text for a terminal: control characters and what is not UTF-8 become visible, so that data cannot drive the terminal. */
 void query_printable(struct buf *out, const char *text, size_t n);
-int query_width(const char *text, size_t n); /* columns that printable text takes */
-size_t query_element(enum kv_type t);        /* bytes */
+size_t query_element(enum kv_type t); /* bytes */
 
 #endif
