@@ -238,6 +238,7 @@ void engine_free(engine *en)
     if (!en) return;
     cache_pool_free(en);
     free_owned(en);
+    upload_drop(en);
     scratch_free(en);
     watch_free(en);
     chat_free(en->chat);

@@ -124,6 +124,8 @@ struct engine {
     struct backend gpu; /* .k is NULL on the CPU */
     const void **owned; /* (n_owned) weights in the backend's memory */
     int n_owned;
+    const void **uploaded; /* (n_uploaded) the backend's copies of the file's weights */
+    int n_uploaded;
     int64_t weight_bytes;
     char isa[16];
     struct attn attn; /* without what differs between layers */
@@ -162,6 +164,8 @@ void engine_owns(engine *en, const void *p);
 /* ---- upload.c, made.c ---- */
 /* Moves the loaded model to where the backend computes. */
 int upload(engine *en, err *e);
+/* Gives those copies back, also when upload failed. */
+void upload_drop(engine *en);
 /* Makes a model up instead of loading one; with look_only its sizes alone. */
 int made_model(engine *en, const struct engine_shape *s, const char *weights, int layers, bool look_only, err *e);
 

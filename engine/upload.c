@@ -156,6 +156,7 @@ int upload(engine *en, err *e)
     merge(&all);
     for (i = 0; i < all.n; i++) bytes += (double)(all.r[i].to - all.r[i].from);
     if (check_room(en, bytes, e)) goto out;
+    en->uploaded = mem_array((size_t)all.n, sizeof *en->uploaded);
     for (i = 0; i < all.n; i++) {
         struct range *r = &all.r[i];
         r->there = en->k->weights(r->from, (size_t)(r->to - r->from));
@@ -163,6 +164,7 @@ int upload(engine *en, err *e)
             err_set(e, ERR_ENV, "no memory for the weights: %.2f of %.2f GiB are on the GPU", gib(done), gib(bytes));
             goto out;
         }
+        en->uploaded[en->n_uploaded++] = r->there;
         done += (double)(r->to - r->from);
     }
     if (trouble_take(en, &why)) {
@@ -176,4 +178,11 @@ int upload(engine *en, err *e)
 out:
     free(all.r);
     return rc;
+}
+
+void upload_drop(engine *en)
+{
+    int i;
+    for (i = 0; i < en->n_uploaded; i++) en->k->drop_weights(en->uploaded[i]);
+    free(en->uploaded);
 }

@@ -38,12 +38,26 @@ static void memory_copy_rows(void *dst, size_t dst_step, const void *src, size_t
     for (size_t i = 0; i < n; i++) memcpy((char *)dst + i * dst_step, (const char *)src + i * src_step, bytes);
 }
 
+static void memory_move_rows(void *const *to, const void *const *from, size_t bytes, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (from[i])
+            memcpy(to[i], from[i], bytes);
+        else
+            memset(to[i], 0, bytes);
+}
+
 /* ---- passes: nothing is queued, nothing is recorded, nothing goes wrong late ---- */
 
 static const void *host_weights(const void *host, size_t bytes)
 {
     (void)bytes;
     return host;
+}
+
+static void host_drop_weights(const void *copy)
+{
+    (void)copy;
 }
 
 static int pass_begin(const struct rows *r, int L, int plain)
@@ -66,13 +80,14 @@ static const char *no_trouble(int *memory)
 
 #define TABLE(label, prefix, suffix)                                                                                       \
     {                                                                                                                      \
-        .name = label, .numerics = "cpu", .weights = host_weights, .begin = pass_begin, .end = pass_end,                   \
-        .trouble = no_trouble, .alloc = memory_alloc, .release = memory_release, .copy = memory_copy, .zero = memory_zero, \
-        .get = memory_copy, .put = memory_copy, .embed = prefix##embed##suffix, .rmsnorm = prefix##rmsnorm##suffix,        \
-        .matmul = prefix##matmul##suffix, .rope_append = prefix##rope_append##suffix, .attend = prefix##attend##suffix,    \
-        .swiglu = prefix##swiglu##suffix, .pick = prefix##pick##suffix, .copy_rows = memory_copy_rows,                     \
-        .layernorm = prefix##layernorm##suffix, .matmul_t = prefix##matmul_t##suffix, .gelu = prefix##gelu##suffix,        \
-        .softcap = prefix##softcap##suffix, .scale = prefix##scale##suffix, .add = prefix##add##suffix,                    \
+        .name = label, .numerics = "cpu", .weights = host_weights, .drop_weights = host_drop_weights,                      \
+        .move_rows = memory_move_rows, .begin = pass_begin, .end = pass_end, .trouble = no_trouble, .alloc = memory_alloc, \
+        .release = memory_release, .copy = memory_copy, .zero = memory_zero, .get = memory_copy, .put = memory_copy,       \
+        .embed = prefix##embed##suffix, .rmsnorm = prefix##rmsnorm##suffix, .matmul = prefix##matmul##suffix,              \
+        .rope_append = prefix##rope_append##suffix, .attend = prefix##attend##suffix, .swiglu = prefix##swiglu##suffix,    \
+        .pick = prefix##pick##suffix, .copy_rows = memory_copy_rows, .layernorm = prefix##layernorm##suffix,               \
+        .matmul_t = prefix##matmul_t##suffix, .gelu = prefix##gelu##suffix, .softcap = prefix##softcap##suffix,            \
+        .scale = prefix##scale##suffix, .add = prefix##add##suffix,                                                        \
     }
 
 static const struct kernels scalar = TABLE("scalar", scalar_, );

@@ -20,7 +20,7 @@
 
 #include "kernels.h"
 
-enum { KVRUN_CUDA_ABI = 1 };
+enum { KVRUN_CUDA_ABI = 2 };
 
 /* Versions as CUDA counts them: 13000 is 13.0. */
 struct cuda_device {

@@ -94,10 +94,10 @@ static const char *cuda_trouble(int *memory)
 static char numerics[24];
 
 static struct kernels table = {
-    CUDA_NAME,    numerics,       cuda_alloc,   cuda_release,  cuda_copy,        cuda_zero,    cuda_get,
-    cuda_put,     cuda_copy_rows, cuda_weights, cuda_begin,    cuda_end,         cuda_trouble, cuda_embed,
-    cuda_rmsnorm, cuda_layernorm, cuda_matmul,  cuda_matmul_t, cuda_rope_append, cuda_attend,  cuda_swiglu,
-    cuda_gelu,    cuda_softcap,   cuda_scale,   cuda_add,      cuda_pick,
+    CUDA_NAME,      numerics,       cuda_alloc,   cuda_release,      cuda_copy,           cuda_zero,   cuda_get,     cuda_put,
+    cuda_copy_rows, cuda_move_rows, cuda_weights, cuda_drop_weights, cuda_begin,          cuda_end,    cuda_trouble, cuda_embed,
+    cuda_rmsnorm,   cuda_layernorm, cuda_matmul,  cuda_matmul_t,     cuda_rope_append,    cuda_attend, cuda_swiglu,  cuda_gelu,
+    cuda_softcap,   cuda_scale,     cuda_add,     cuda_pick,         cuda_library_matmul,
 };
 
 static int say(char *why, size_t n, const char *what, cudaError_t e)

@@ -205,7 +205,9 @@ void cuda_zero(void *dst, size_t bytes);
 void cuda_get(void *host, const void *src, size_t bytes);
 void cuda_put(void *dst, const void *host, size_t bytes);
 void cuda_copy_rows(void *dst, size_t dst_step, const void *src, size_t src_step, size_t bytes, size_t n);
+void cuda_move_rows(void *const *to, const void *const *from, size_t bytes, size_t n);
 const void *cuda_weights(const void *host, size_t bytes);
+void cuda_drop_weights(const void *copy);
 
 /* ---- passes (cuda_pass.cu) ---- */
 
@@ -251,6 +253,7 @@ void cuda_softcap(float *y, const float *x, float cap, size_t n);
 void cuda_scale(float *y, const float *x, float f, size_t n);
 void cuda_add(float *y, const float *x, int ldx, int B, int N);
 void cuda_pick(struct pick *out, const float *logits, int B, int V);
+double cuda_library_matmul(int rows, int cols, int B, const char **why);
 /* What cuda_matmul.cu keeps of the last x is out of date. */
 void cuda_narrowed_drop(void);
 

@@ -122,9 +122,14 @@ struct kernels {
     /* n runs of `bytes` bytes, dst_step and src_step bytes apart. */
     void (*copy_rows)(void *dst, size_t dst_step, const void *src, size_t src_step, size_t bytes, size_t n);
 
-    /* What every row of a model's weights goes through once: the backend's own copy, which lives until close, or the host's
-       memory itself. NULL: no memory. */
+    /* n runs of `bytes` bytes, each between addresses of its own; a run from NULL becomes zeros. `to` and `from` lie on the
+       host and may change after the call. No run is written twice, none is read that another one writes. */
+    void (*move_rows)(void *const *to /* (n) */, const void *const *from /* (n) */, size_t bytes, size_t n);
+
+    /* What every row of a model's weights goes through once: the backend's own copy, or the host's memory itself. NULL: no
+       memory. Equal ranges share a copy, which lives until drop_weights was called as often as weights. */
     const void *(*weights)(const void *host, size_t bytes);
+    void (*drop_weights)(const void *copy); /* NULL is fine */
     /* A pass over L layers of these rows. `plain`: nobody looks into it, so it consists of the same operations on the same
        buffers as every plain pass of as many rows; a backend that has recorded one replays it and answers 1: the caller leaves
        out everything up to `end`. */
@@ -183,6 +188,11 @@ struct kernels {
     void (*add)(float *y /* (B, N) */, const float *x /* (B, ldx), the first N of each */, int ldx, int B, int N);
 
     void (*pick)(struct pick *out /* (B) of the backend */, const float *logits /* (B, V) */, int B, int V);
+
+    /* For kvrun bench to compare matmul with: seconds that the vendor's own library (cuBLAS, GemmEx) takes for a bf16 product
+       of B rows, the median of some; negative when there is no such library, and why says so. NULL: the backend has no vendor.
+       Its bits may follow B, which is why no pass uses it (cuda_matmul.cu). */
+    double (*library_matmul)(int rows, int cols, int B, const char **why);
 };
 
 enum kernels_isa { KERNELS_BEST, KERNELS_SCALAR, KERNELS_AVX2, KERNELS_AVX512 };

@@ -105,18 +105,27 @@ static void f_copy_rows(void *dst, size_t dst_step, const void *src, size_t src_
     if (goes("copy_rows")) cpu->copy_rows(host("copy_rows", dst), dst_step, host("copy_rows", src), src_step, bytes, n);
 }
 
-/* As the real one keeps them: until the process ends. */
+static void f_move_rows(void *const *to, const void *const *from, size_t bytes, size_t n)
+{
+    for (size_t i = 0; goes("move_rows") && i < n; i++) {
+        void *t = host("move_rows", to[i]);
+        const void *f = host("move_rows", from[i]);
+        cpu->move_rows(&t, &f, bytes, 1);
+    }
+}
+
 static const void *f_weights(const void *from, size_t bytes)
 {
-    static void **kept;
-    static size_t n;
     void *p = f_alloc(bytes);
-    if (!p) return NULL;
-    kept = realloc(kept, (n + 1) * sizeof *kept);
-    if (!kept) abort();
-    kept[n++] = (char *)host("weights", p) - 64;
-    f_put(p, from, bytes);
+    if (p) f_put(p, from, bytes);
     return p;
+}
+
+static void f_drop_weights(const void *copy)
+{
+    void *p;
+    memcpy(&p, &copy, sizeof p); /* nobody else has it */
+    f_release(p);
 }
 
 /* ---- a pass: the pages of all rows with addresses the CPU can read ---- */
@@ -284,7 +293,9 @@ static const struct kernels table = {
     .get = f_get,
     .put = f_put,
     .copy_rows = f_copy_rows,
+    .move_rows = f_move_rows,
     .weights = f_weights,
+    .drop_weights = f_drop_weights,
     .begin = f_begin,
     .end = f_end,
     .trouble = f_trouble,
