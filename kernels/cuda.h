@@ -12,8 +12,10 @@
  *  - matmul of f32 and quantised weights, matmul_t, embed, the norms, rope_append, swiglu, gelu, softcap, scale, add and pick
  *    do the very arithmetic of the CPU: their bits equal KERNELS_SCALAR's;
  *  - matmul of bf16 and f16 weights rounds x to the weights' type and sums in the tensor cores (cuda_matmul.cu has the order);
- *  - attend is the CPU's arithmetic over each run of CUDA_SPLIT pages (4, 256 tokens), the runs merged in rising order: up to
- * 256 tokens its bits are the CPU's.
+ *  - attend over f32 pages, and over others where E is no multiple of 8, is the CPU's arithmetic over each run of CUDA_SPLIT
+ *    pages (4, 256 tokens), the runs merged in rising order: up to 256 tokens its bits are the CPU's;
+ *  - attend over f16 and bf16 pages rounds q, and the weights of the values, to the pages' type and sums in the tensor cores
+ *    (cuda_attend_tensor.cu has the order).
  */
 #ifndef KERNELS_CUDA_H
 #define KERNELS_CUDA_H

@@ -1,4 +1,5 @@
-/* cuda_attend.cu: turning and storing new keys, and attention over pages.
+/* cuda_attend.cu: attention over pages, with the CPU's arithmetic inside a run of pages; 16-bit pages go through the tensor
+ * cores instead (cuda_attend_tensor.cu), and the runs are merged here for both.
  *
  * A block takes up to QUERIES queries (half of them where shared memory is scarce and heads are large) that read one kv head:
  * neighbours in the order (row, head of the group), and one run of CUDA_SPLIT pages. A page that rows next to each other share
@@ -7,69 +8,14 @@
  * values in rising order. Runs are merged in rising order by a kernel of their own; where a bucket of pages has one run, the
  * first kernel finishes the rows.
  */
-#include "cuda_math.h"
+#include "cuda_attend.h"
 
 #include <vector>
 
 /* GROUP: queries that a thread has in hand at once. RESERVED: bytes for the static arrays of a block. */
 enum { THREADS = 128, QUERIES = 16, GROUP = 4, RESERVED = 1024 };
 
-/* ---- rope_append ---- */
-
-static __global__ void rope_head(float *q, float *k, const float *v, const float *cos, const float *sin, int n_rot,
-                                 int interleaved, struct cuda_view view, int H, int G, int E, int type)
-{
-    CUDA_SHARED(float, head, [HEAD_MAX]);
-    const int b = (int)blockIdx.x, u = (int)blockIdx.y, half = n_rot / 2, e = (int)threadIdx.x;
-    float *x =
-        u < H ? q + ((size_t)b * (size_t)H + (size_t)u) * (size_t)E : k + ((size_t)b * (size_t)G + (size_t)(u - H)) * (size_t)E;
-    float f = 0;
-    if (e < E) head[e] = x[e];
-    __syncthreads();
-    if (e < E) {
-        f = head[e];
-        if (e < n_rot) {
-            int i = e % half;
-            float first = head[interleaved ? 2 * i : i], second = head[interleaved ? 2 * i + 1 : i + half];
-            float c = cos[(size_t)b * (size_t)half + (size_t)i], s = sin[(size_t)b * (size_t)half + (size_t)i];
-            f = e < half ? first * c - second * s : second * c + first * s;
-        }
-        x[e] = f;
-    }
-    if (u >= H && e < E) {
-        const int slot = view.slot[b], g = u - H;
-        const struct cuda_page *page =
-            view.pages + (size_t)view.layer * (size_t)view.first[view.B] + view.first[b] + slot / PAGE_TOKENS;
-        size_t to = ((size_t)g * PAGE_TOKENS + (size_t)(slot % PAGE_TOKENS)) * (size_t)E + (size_t)e;
-        cuda_element_set(page->k, type, to, f);
-        cuda_element_set(page->v, type, to, v[((size_t)b * (size_t)G + (size_t)g) * (size_t)E + (size_t)e]);
-    }
-}
-
-void cuda_rope_append(float *q, float *k, const float *v, const struct rope *rope, const struct rows *r, int layer,
-                      const struct attn *a)
-{
-    struct cuda_op op("rope_append");
-    struct cuda_view view;
-    dim3 grid((unsigned)r->B, (unsigned)(a->H + a->G));
-    if (!op.go || r->B < 1 || !cuda_view_of(&view, op.name, r, layer, a->G)) return;
-    CUDA_LAUNCH(rope_head, grid, (unsigned)((a->E + 31) / 32 * 32), 0, cuda.stream, q, k, v, rope->cos, rope->sin, rope->n_rot,
-                rope->interleaved, view, a->H, a->G, a->E, (int)a->kv_type);
-}
-
 /* ---- attend ---- */
-
-struct attention {
-    float *out;     /* (B, H, E) */
-    const float *q; /* (B, H, E) */
-    struct cuda_view view;
-    const uint64_t *blocked;     /* words of all rows, or NULL */
-    const long long *blocked_at; /* (B) where a row's begin; -1: none */
-    float *part;                 /* (B, H, splits, E + 2): sums of values, largest score, sum of exponentials; NULL: one run */
-    int H, G, E, wide;           /* wide: E rounded up to 16 */
-    float scale, cap;
-    int window, splits, queries;
-};
 
 /* What a block has in shared memory. */
 struct places {
@@ -97,35 +43,6 @@ static __device__ __forceinline__ struct places places_at(float *base, int E, in
     s.d = s.m + queries;
     s.c = s.d + queries;
     return s;
-}
-
-/* Query u of kv head g, counted over rows and the heads of a group. */
-struct query {
-    int row, head;
-};
-static __device__ __forceinline__ struct query query_of(const struct attention &a, int g, int u)
-{
-    const int group = a.H / a.G;
-    return {u / group, g * group + u % group};
-}
-
-static __device__ __forceinline__ const struct cuda_page *page_of(const struct attention &a, int row, int p)
-{
-    return a.view.pages + (size_t)a.view.layer * (size_t)a.view.first[a.view.B] + a.view.first[row] + p;
-}
-
-/* Bit t: this query sees token t of its page p. */
-static __device__ uint64_t seen_of(const struct attention &a, int g, struct query u, int p)
-{
-    const int slot = a.view.slot[u.row], last = slot - p * PAGE_TOKENS;
-    const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
-    const uint64_t all = ~(uint64_t)0, *hidden = page_of(a, u.row, p)->hidden;
-    uint64_t seen = last >= PAGE_TOKENS - 1 ? all : ((uint64_t)2 << last) - 1;
-    seen = first < PAGE_TOKENS ? seen & all << first : 0;
-    if (hidden) seen &= ~hidden[g];
-    if (a.blocked && a.blocked_at[u.row] >= 0)
-        seen &= ~a.blocked[(size_t)a.blocked_at[u.row] + (size_t)u.head * (size_t)(slot / PAGE_TOKENS + 1) + (size_t)p];
-    return seen;
 }
 
 /* 16 bytes of elements, widened. */
@@ -423,7 +340,7 @@ static bool send_blocked(struct attention *a, const struct rows *r, const uint64
     return true;
 }
 
-template <int T> static void attend_all(struct attention a)
+template <int T> static bool attend_all(struct attention a)
 {
     static size_t room;
     const int group = a.H / a.G;
@@ -431,11 +348,17 @@ template <int T> static void attend_all(struct attention a)
     a.queries = places_bytes(a.E, a.wide, QUERIES) + RESERVED <= cuda.shared_most ? QUERIES : QUERIES / 2;
     shared = places_bytes(a.E, a.wide, a.queries);
     dim3 grid((unsigned)((a.view.B * group + a.queries - 1) / a.queries), (unsigned)a.G, (unsigned)a.splits);
-    if (shared > room && !CUDA_ROOM((attend_split<T>), shared)) return;
+    if (shared > room && !CUDA_ROOM((attend_split<T>), shared)) return false;
     room = shared > room ? shared : room;
     CUDA_LAUNCH((attend_split<T>), grid, THREADS, shared, cuda.stream, a);
-    if (!a.part) return;
-    CUDA_LAUNCH(attend_merge, dim3((unsigned)a.view.B, (unsigned)a.H), (unsigned)((a.E + 31) / 32 * 32), 0, cuda.stream, a);
+    return true;
+}
+
+static bool attend_runs(const struct attention &a, const struct attn *at)
+{
+    if (cuda_attend_tensor_can(at)) return cuda_attend_tensor(a, at->kv_type);
+    if (at->kv_type == DTYPE_F32) return attend_all<DTYPE_F32>(a);
+    return at->kv_type == DTYPE_F16 ? attend_all<DTYPE_F16>(a) : attend_all<DTYPE_BF16>(a);
 }
 
 void cuda_attend(float *out, const float *q, const struct rows *r, int layer, const uint64_t *const *blocked,
@@ -461,10 +384,6 @@ void cuda_attend(float *out, const float *q, const struct rows *r, int layer, co
             return;
         a.part = (float *)parts.p;
     }
-    if (at->kv_type == DTYPE_F32)
-        attend_all<DTYPE_F32>(a);
-    else if (at->kv_type == DTYPE_F16)
-        attend_all<DTYPE_F16>(a);
-    else
-        attend_all<DTYPE_BF16>(a);
+    if (!attend_runs(a, at) || !a.part) return;
+    CUDA_LAUNCH(attend_merge, dim3((unsigned)a.view.B, (unsigned)a.H), (unsigned)((a.E + 31) / 32 * 32), 0, cuda.stream, a);
 }

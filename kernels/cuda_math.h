@@ -221,4 +221,16 @@ static __device__ __forceinline__ float cuda_tree16(float v)
     return v;
 }
 
+/* d += a b over 32 columns of which lane q of four has 8q..8q+7 of all its rows, as they lie in memory: low and high are those
+   of rows l/4 and l/4 + 8 of a, w those of row l/4 of b. The first product takes the first four of each lane, the second the
+   rest. */
+template <int BF>
+static __device__ __forceinline__ void cuda_two_products(float *d, const uint32_t *low, const uint32_t *high, uint4 w)
+{
+    const uint32_t a0[4] = {low[0], high[0], low[1], high[1]}, b0[2] = {w.x, w.y};
+    const uint32_t a1[4] = {low[2], high[2], low[3], high[3]}, b1[2] = {w.z, w.w};
+    cuda_mma<BF>(d, a0, b0);
+    cuda_mma<BF>(d, a1, b1);
+}
+
 #endif

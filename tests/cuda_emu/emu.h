@@ -165,6 +165,11 @@ template <class T> static inline T __ldg(const T *p)
     return *p;
 }
 
+static inline int __ffs(int x)
+{
+    return __builtin_ffs(x);
+}
+
 static inline int min(int a, int b)
 {
     return a < b ? a : b;

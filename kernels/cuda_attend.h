@@ -1,0 +1,59 @@
+/* cuda_attend.h: what the two ways to attend share (cuda_attend.cu, cuda_attend_tensor.cu): the arguments of a launch, which
+ * query is whose, and which keys it sees.
+ */
+#ifndef KERNELS_CUDA_ATTEND_H
+#define KERNELS_CUDA_ATTEND_H
+
+#include "cuda_math.h"
+
+struct attention {
+    float *out;     /* (B, H, E) */
+    const float *q; /* (B, H, E) */
+    struct cuda_view view;
+    const uint64_t *blocked;     /* words of all rows, or NULL */
+    const long long *blocked_at; /* (B) where a row's begin; -1: none */
+    float *part;                 /* (B, H, splits, E + 2): sums of values, largest score, sum of exponentials; NULL: one run */
+    int H, G, E, wide;           /* wide: E rounded up to 16 */
+    float scale, cap;
+    int window, splits, queries;
+};
+
+/* Query u of kv head g, counted over rows and the heads of a group. */
+struct query {
+    int row, head;
+};
+static __device__ __forceinline__ struct query query_of(const struct attention &a, int g, int u)
+{
+    const int group = a.H / a.G;
+    return {u / group, g * group + u % group};
+}
+
+static __device__ __forceinline__ const struct cuda_page *page_of(const struct attention &a, int row, int p)
+{
+    return a.view.pages + (size_t)a.view.layer * (size_t)a.view.first[a.view.B] + a.view.first[row] + p;
+}
+
+/* Bit t: this query sees token t of its page p. */
+static __device__ uint64_t seen_of(const struct attention &a, int g, struct query u, int p)
+{
+    const int slot = a.view.slot[u.row], last = slot - p * PAGE_TOKENS;
+    const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
+    const uint64_t all = ~(uint64_t)0, *hidden = page_of(a, u.row, p)->hidden;
+    uint64_t seen = last >= PAGE_TOKENS - 1 ? all : ((uint64_t)2 << last) - 1;
+    seen = first < PAGE_TOKENS ? seen & all << first : 0;
+    if (hidden) seen &= ~hidden[g];
+    if (a.blocked && a.blocked_at[u.row] >= 0)
+        seen &= ~a.blocked[(size_t)a.blocked_at[u.row] + (size_t)u.head * (size_t)(slot / PAGE_TOKENS + 1) + (size_t)p];
+    return seen;
+}
+
+/* Whether attention over 16-bit pages can go through the tensor cores; else, and for f32, the CPU's arithmetic is done. */
+static inline bool cuda_attend_tensor_can(const struct attn *a)
+{
+    return a->kv_type != DTYPE_F32 && a->E % 8 == 0;
+}
+
+/* Fills a.part, or a.out where there is one split. False: noted. */
+bool cuda_attend_tensor(struct attention a, enum dtype type);
+
+#endif
