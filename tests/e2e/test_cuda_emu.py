@@ -20,15 +20,40 @@ def small(tiny_spec, tokens=5, **other):
     return spec
 
 
-@pytest.mark.parametrize("kv", ["f32", "f16", "bf16"])
-def test_a_tiny_experiment_gives_the_bits_of_the_cpu(tiny_spec, tmp_path, kv):
-    """Quantised weights and prompts of less than 256 tokens are computed by the CPU's own arithmetic (kernels/cuda.h)."""
+def both(tiny_spec, tmp_path, kv):
     spec = small(tiny_spec, kv=kv)
     run(spec, "--db", tmp_path / "cpu.db", "--quiet")
     run(spec, "--db", tmp_path / "gpu.db", "--quiet", "--backend", BACKEND, **BUILT)
-    assert fingerprint(tmp_path / "gpu.db") == fingerprint(tmp_path / "cpu.db")
     rows = sql(tmp_path / "gpu.db", "SELECT DISTINCT numerics, gpu_name FROM v_result")
     assert len(rows) == 1 and rows[0]["numerics"].startswith("n1:cuda-") and rows[0]["gpu_name"]
+
+
+def test_a_tiny_experiment_gives_the_bits_of_the_cpu(tiny_spec, tmp_path):
+    """Quantised weights, f32 caches and prompts of less than 256 tokens are computed by the CPU's own arithmetic (kernels/cuda.h)."""
+    both(tiny_spec, tmp_path, "f32")
+    assert fingerprint(tmp_path / "gpu.db") == fingerprint(tmp_path / "cpu.db")
+
+
+@pytest.mark.parametrize("kv", ["f16", "bf16"])
+def test_a_tiny_experiment_with_caches_of_16_bits_is_near_the_cpu(tiny_spec, tmp_path, kv):
+    """The tensor cores round queries and weights to the caches' type: up to a first choice that is closer than that, the tokens are
+    the CPU's, and their log-probabilities are near."""
+    both(tiny_spec, tmp_path, kv)
+    near, steps = (0.02 if kv == "bf16" else 0.0025), 0
+    want, got = (sql(tmp_path / db, "SELECT label, step, token_id, logprob, margin FROM v_token ORDER BY label, step")
+                 for db in ("cpu.db", "gpu.db"))
+    parted = set()
+    for a, b in zip(want, got, strict=True):
+        assert (a["label"], a["step"]) == (b["label"], b["step"])
+        if a["label"] in parted:
+            continue
+        if a["token_id"] != b["token_id"]:
+            assert a["margin"] < 2 * near, (a, b)
+            parted.add(a["label"])
+            continue
+        assert abs(a["logprob"] - b["logprob"]) < near, (a, b)
+        steps += 1
+    assert steps > len(want) / 2
 
 
 def test_no_bit_depends_on_batch_order_or_resume(tiny_spec, tmp_path):
