@@ -240,6 +240,7 @@ void engine_free(engine *en)
     free_owned(en);
     upload_drop(en);
     scratch_free(en);
+    angles_free(en);
     watch_free(en);
     chat_free(en->chat);
     free(en->folder_template);

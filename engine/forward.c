@@ -317,7 +317,7 @@ void forward_rows(engine *en, const struct pass_row *rows, int n)
     k->put(s->ids, s->host_ids, ints);
     k->put(s->pos, s->host_pos, ints);
     for (i = 0; i < m->n_ropes; i++) {
-        kernels_rope_table(s->host_cos, s->host_sin, m->rope_freqs[i], s->host_pos, (int)half, n);
+        angles_of(en, i, s->host_pos, n, s->host_cos, s->host_sin);
         k->put(s->cos[i], s->host_cos, angles);
         k->put(s->sin[i], s->host_sin, angles);
     }

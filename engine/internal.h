@@ -107,6 +107,12 @@ struct tap {
     const uint64_t *const *(*blocked)(void *arg, int layer, int n);
 };
 
+/* Cosines and sines of the positions 0..n-1, as far as passes met them. */
+struct angles {
+    int n;
+    float *cos, *sin; /* (n, n_rot / 2) */
+};
+
 struct trouble; /* what the backend told of failures, see trouble.c */
 
 struct engine {
@@ -133,6 +139,7 @@ struct engine {
     const struct tap *tap; /* NULL: none */
     float *tap_x;          /* (tap_size) on the host, as large as a tap needed it */
     size_t tap_size;
+    struct angles angles[MODEL_ROPES];
     struct watching *watching; /* of watch_pass.c; NULL until something is watched */
     struct engine_info info;
     struct info_own info_own;
@@ -156,6 +163,12 @@ void trouble_pass(const engine *en);
 unsigned trouble_times(const engine *en);
 struct trouble *trouble_new(void);
 void trouble_free(struct trouble *t); /* NULL is fine */
+
+/* ---- angles.c ---- */
+/* The angles of B position ids for rope_freqs[which]. */
+void angles_of(engine *en, int which, const int *pos /* (B) */, int B, float *cos /* (B, n_rot / 2) */,
+               float *sin /* (B, n_rot / 2) */);
+void angles_free(engine *en);
 
 /* ---- engine.c ---- */
 /* The backend's memory at p is released with the engine. */
