@@ -117,7 +117,7 @@ static void describe(engine *en, const struct engine_opts *o)
     if (!en->gpu.k || i->gpu_free < 0) i->gpu_free = 0;
     i->arch = m->arch;
     i->name = m->name;
-    i->kv_dtype = dtype_name(kv_dtypes[o->kv]);
+    i->kv_dtype = dtype_name(kv_dtypes[i->kv]);
     i->weight_dtype = dtype_name(m->weight_type);
     i->n_layer = m->n_layer;
     i->n_head = m->H;
@@ -134,7 +134,7 @@ static void describe(engine *en, const struct engine_opts *o)
         for (l = 0; l < m->n_layer; l++) en->windows[l] = m->layers[l].window;
     }
     i->windows = en->windows;
-    i->kv_bytes_per_token = (int64_t)2 * m->n_layer * m->G * m->E * dtype_block_bytes(kv_dtypes[o->kv]);
+    i->kv_bytes_per_token = (int64_t)2 * m->n_layer * m->G * m->E * dtype_block_bytes(kv_dtypes[i->kv]);
     snprintf(en->numerics, sizeof en->numerics, "n1:%s:kv-%s", en->k->numerics, i->kv_dtype);
     i->numerics = en->numerics;
     i->bos = i->eos = -1;
@@ -189,11 +189,12 @@ static int engine_load(engine *en, const struct engine_opts *o, err *e)
     en->day = o->day;
     if (choose_kernels(en, o, e)) return -1;
     if (load_model(en, o, e)) return -1;
+    en->info.kv = o->kv != KV_AUTO ? o->kv : en->gpu.k && m->weight_type == DTYPE_BF16 ? KV_BF16 : KV_F32;
     if (!o->vocab_only) {
         if (en->tok && tokenizer_n_vocab(en->tok) > m->V)
             return err_set(e, ERR_ENV, "the tokenizer has %d tokens, the model's embedding only %d", tokenizer_n_vocab(en->tok),
                            m->V);
-        en->attn = (struct attn){.H = m->H, .G = m->G, .E = m->E, .kv_type = kv_dtypes[o->kv], .cap = m->score_cap};
+        en->attn = (struct attn){.H = m->H, .G = m->G, .E = m->E, .kv_type = kv_dtypes[en->info.kv], .cap = m->score_cap};
         if (!o->look_only && ((!o->shape && upload(en, e)) || make_scratch(en, o, e))) return -1;
     }
     describe(en, o);

@@ -35,7 +35,8 @@ typedef struct cache cache;
 
 /* ---- model ---- */
 
-enum kv_type { KV_F32, KV_F16, KV_BF16 };
+/* KV_AUTO, of the options alone: bf16 where a GPU computes with bf16 weights, else f32. */
+enum kv_type { KV_F32, KV_F16, KV_BF16, KV_AUTO };
 
 struct engine_opts {
     const char *path;    /* GGUF file, or Hugging Face folder with config.json and safetensors */
@@ -83,7 +84,8 @@ struct engine_info {
     bool gpu_odd;         /* and that is worth telling: a part of the way to a GPU is there */
     int64_t gpu_free;     /* bytes of the GPU's memory left for caches; 0: computes on the CPU */
     int64_t weight_bytes; /* in the backend's memory, or mapped */
-    const char *kv_dtype; /* "f32", "f16", "bf16" */
+    enum kv_type kv;      /* never KV_AUTO */
+    const char *kv_dtype; /* its name: "f32", "f16", "bf16" */
     const char *numerics; /* what may change a bit: "n1:cpu:kv-f32" */
     int threads;
     int n_layer, n_head, n_kv_head, head_dim, n_embd, n_ff, n_vocab, n_ctx_train;

@@ -48,7 +48,7 @@ static int vectors(struct families *f, int base, int site, const struct job_op *
     for (l = 0; l < op->n_layers; l++)
         for (i = 0; i < n; i++, out += width) {
             cache_read(b->whole, op->layers[l], site, at[i], 1, raw);
-            engine_kv_to_f32(f->spec->kv, raw, out, width);
+            engine_kv_to_f32(info->kv, raw, out, width);
         }
     free(raw);
     return 0;

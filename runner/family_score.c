@@ -38,7 +38,7 @@ static int key_norms(struct families *f, int prompt, double *out, err *e)
     x = mem_array(G * T * E, sizeof *x);
     for (l = 0; l < f->n_layer; l++) {
         cache_read(b->whole, l, CACHE_K, 0, p->n_tokens, raw);
-        engine_kv_to_f32(f->spec->kv, raw, x, G * T * E);
+        engine_kv_to_f32(info->kv, raw, x, G * T * E);
         for (i = 0; i < G * T; i++) {
             double sum = 0;
             for (k = 0; k < E; k++) sum += (double)x[i * E + k] * (double)x[i * E + k];

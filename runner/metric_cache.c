@@ -263,7 +263,7 @@ static int evicted(const struct job *j, int n_prompt, int n_gen, int layer, int 
 /* Bytes of K, V, S and z of one layer; S and z do not grow with the tokens. */
 static void layer_bytes(const struct engine_info *m, int64_t tokens, double out[4])
 {
-    double element = strcmp(m->kv_dtype, "f32") ? 2 : 4, E = m->head_dim, G = m->n_kv_head;
+    double element = m->kv == KV_F32 ? 4 : 2, E = m->head_dim, G = m->n_kv_head;
     out[0] = out[1] = (double)tokens * E * element;
     out[2] = G * E * E * element;
     out[3] = G * E * element;

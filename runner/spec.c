@@ -127,7 +127,8 @@ static void read_model(struct reader *r, struct spec *s, const struct node *v)
     if (spec_field(f, "sha256")) read_sha256(r, s, spec_field(f, "sha256"));
     if (spec_field(f, "chat_template")) read_chat_template(r, s, spec_field(f, "chat_template"));
     if (spec_field(f, "date")) read_date(r, s, spec_field(f, "date"));
-    kv = spec_field(f, "kv") ? spec_word(r, spec_field(f, "kv"), "kv", types, NULL) : 0;
+    s->kv = KV_AUTO;
+    kv = spec_field(f, "kv") ? spec_word(r, spec_field(f, "kv"), "kv", types, NULL) : -1;
     if (kv >= 0) s->kv = values[kv];
 }
 

@@ -59,12 +59,7 @@ int store_token(store *st, int id, err *e)
 
 static size_t element_bytes(const struct engine_info *m)
 {
-    return strcmp(m->kv_dtype, "f32") == 0 ? 4 : 2;
-}
-
-static enum kv_type type_of(const struct engine_info *m)
-{
-    return strcmp(m->kv_dtype, "f32") == 0 ? KV_F32 : strcmp(m->kv_dtype, "f16") == 0 ? KV_F16 : KV_BF16;
+    return m->kv == KV_F32 ? 4 : 2;
 }
 
 static const char *const types[] = {[KV_F32] = "f32", [KV_F16] = "f16", [KV_BF16] = "bf16"};
@@ -135,7 +130,7 @@ static int put_chunks(store *st, int64_t capture, const struct snapshot *s, int 
     }
     for (first = 0; first < s->n_tok; first += STORE_BLOCK) {
         int n = s->n_tok - first < STORE_BLOCK ? s->n_tok - first : STORE_BLOCK;
-        struct chunk c = {st->raw, per_token * (size_t)n, type_of(m)};
+        struct chunk c = {st->raw, per_token * (size_t)n, m->kv};
         cache_read(s->cache, layer, tensor, first, n, st->raw);
         if (put_chunk(st, capture, layer, job_tensor_name(tensor, layer), first, n, &c, e)) return -1;
     }

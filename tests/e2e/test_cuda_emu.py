@@ -1,10 +1,13 @@
 """The program on the CUDA backend, its kernels run by the emulator of tests/cuda_emu: the same experiments give the same answers.
 KVRUN_TEST_BACKEND=cuda runs the file on a GPU (ci/gpu)."""
+import json
 import os
 import pathlib
 
 import pytest
 from conftest import KVRUN, fingerprint, run, sql
+
+import tiny_gguf  # of tests/, which conftest puts on the path
 
 BACKEND = os.environ.get("KVRUN_TEST_BACKEND", "cuda-emu")
 FOLDER = pathlib.Path(KVRUN).parent
@@ -54,6 +57,19 @@ def test_a_tiny_experiment_with_caches_of_16_bits_is_near_the_cpu(tiny_spec, tmp
         assert abs(a["logprob"] - b["logprob"]) < near, (a, b)
         steps += 1
     assert steps > len(want) / 2
+
+
+def test_the_cache_has_the_type_that_goes_with_weights_and_backend(tiny, tiny_spec, tmp_path):
+    other = tmp_path / "bf16.gguf"
+    tiny_gguf.write_model(str(other), seed=2, type="bf16", spread=0.2)
+    spec = small(tiny_spec, tokens=2)
+    text = spec.read_text().replace(", kv: f32", "")
+    for model, backend, want in ((tiny, BACKEND, "f32"), (other, "cpu", "f32"), (other, BACKEND, "bf16")):
+        spec.write_text(text.replace(str(tiny), str(model)))
+        plan = json.loads(run("plan", spec, "--db", tmp_path / "x.db", "--json", "--backend", backend, **BUILT).stdout)
+        assert plan["model"]["kv"] == want, (model, backend)
+    run(spec, "--db", tmp_path / "gpu.db", "--quiet", "--backend", BACKEND, **BUILT)
+    assert sql(tmp_path / "gpu.db", "SELECT DISTINCT dtype FROM kv_capture WHERE moment <> 'pass'") == [{"dtype": "bf16"}]
 
 
 def test_no_bit_depends_on_batch_order_or_resume(tiny_spec, tmp_path):

@@ -220,7 +220,7 @@ static void the_needle_spec_loads_without_warnings(void **state)
     assert_string_equal(s->experiment, "needle_sf_ny");
     assert_string_equal(s->model_path, "$KVRUN_MODELS/SmolLM2-135M-Instruct.Q4_1.gguf");
     assert_string_equal(s->model_sha256, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53");
-    assert_int_equal(s->kv, KV_F32);
+    assert_int_equal(s->kv, KV_AUTO);
     assert_int_equal(s->n_prompts, 6);
     assert_string_equal(s->prompts[3].name, "trip_ny");
     assert_int_equal(s->prompts[3].other, 2);
