@@ -239,14 +239,15 @@ static __device__ void finish(const struct attention &a, const struct places &s,
     for (int i = (int)threadIdx.x; i < n * a.E; i += THREADS) {
         const int at = i / a.E, e = i % a.E;
         const struct query u = query_of(a, g, u0 + at);
-        const size_t head = (size_t)u.row * (size_t)a.H + (size_t)u.head;
+        if (split >= splits_of(a, u.row)) continue;
         if (a.part) {
-            float *to = a.part + (head * (size_t)a.splits + (size_t)split) * (size_t)(a.E + 2);
+            float *to = part_of(a, u, split);
             to[e] = s.o[i];
             if (e == 0) to[a.E] = s.m[at];
             if (e == 1 || a.E == 1) to[a.E + 1] = s.d[at];
         } else {
-            a.out[head * (size_t)a.E + (size_t)e] = s.d[at] == 0 ? s.o[i] : s.o[i] * (1.0f / s.d[at]);
+            a.out[((size_t)u.row * (size_t)a.H + (size_t)u.head) * (size_t)a.E + (size_t)e] =
+                s.d[at] == 0 ? s.o[i] : s.o[i] * (1.0f / s.d[at]);
         }
     }
 }
@@ -255,8 +256,8 @@ template <int T> static __global__ void __launch_bounds__(THREADS) attend_split(
 {
     CUDA_DYNAMIC_SHARED(float, base);
     const struct places s = places_at(base, a.E, a.wide, a.queries);
-    const int g = (int)blockIdx.y, group = a.H / a.G, split = (int)blockIdx.z, u0 = (int)blockIdx.x * a.queries;
-    const int n = min(a.queries, a.view.B * group - u0), from = split * CUDA_SPLIT;
+    const int g = (int)blockIdx.y, split = (int)blockIdx.z, u0 = (int)blockIdx.x * a.queries;
+    const int n = min(a.queries, queries_of(a) - u0), from = split * CUDA_SPLIT;
     for (int i = (int)threadIdx.x; i < a.queries * a.wide; i += THREADS) {
         const int at = i / a.wide, e = i % a.wide;
         const struct query u = query_of(a, g, u0 + min(at, n - 1));
@@ -288,14 +289,13 @@ template <int T> static __global__ void __launch_bounds__(THREADS) attend_split(
 
 static __global__ void attend_merge(struct attention a)
 {
-    const int row = (int)blockIdx.x, head = (int)blockIdx.y, e = (int)threadIdx.x;
-    const int splits = a.view.slot[row] / (PAGE_TOKENS * CUDA_SPLIT) + 1;
-    const size_t at = (size_t)row * (size_t)a.H + (size_t)head;
+    const struct query u = {a.row0 + (int)blockIdx.x, (int)blockIdx.y};
+    const int e = (int)threadIdx.x, splits = splits_of(a, u.row);
     float m = -INFINITY, d = 0, o = 0;
     bool first = true;
     if (e >= a.E) return;
     for (int i = 0; i < splits; i++) {
-        const float *p = a.part + (at * (size_t)a.splits + (size_t)i) * (size_t)(a.E + 2);
+        const float *p = part_of(a, u, i);
         const float its = p[a.E], most = its > m ? its : m, c = cuda_exp(m - most), w = cuda_exp(its - most);
         if (p[a.E + 1] == 0) continue; /* nothing was seen */
         if (first) {                   /* taken as it is: a row's bits must not show that others have more runs */
@@ -309,10 +309,18 @@ static __global__ void attend_merge(struct attention a)
         o = o * c + p[e] * w;
         m = most;
     }
-    a.out[at * (size_t)a.E + (size_t)e] = d == 0 ? o : o * (1.0f / d);
+    a.out[((size_t)u.row * (size_t)a.H + (size_t)u.head) * (size_t)a.E + (size_t)e] = d == 0 ? o : o * (1.0f / d);
 }
 
 /* ---- on the host ---- */
+
+/* Rows whose runs are summed at once: so many that half the L2 cache holds the sums, and enough to fill the device. A prompt of
+   many rows and many runs would need gigabytes otherwise. */
+static int rows_at_once(size_t row_bytes, int B)
+{
+    const size_t rows = cuda.cache / 2 / row_bytes;
+    return rows >= (size_t)B || B <= 64 ? B : rows < 64 ? 64 : (int)rows;
+}
 
 static struct cuda_scratch parts, blocks;
 static std::vector<char> block_bytes;
@@ -347,7 +355,7 @@ template <int T> static bool attend_all(struct attention a)
     size_t shared;
     a.queries = places_bytes(a.E, a.wide, QUERIES) + RESERVED <= cuda.shared_most ? QUERIES : QUERIES / 2;
     shared = places_bytes(a.E, a.wide, a.queries);
-    dim3 grid((unsigned)((a.view.B * group + a.queries - 1) / a.queries), (unsigned)a.G, (unsigned)a.splits);
+    dim3 grid((unsigned)((a.rows * group + a.queries - 1) / a.queries), (unsigned)a.G, (unsigned)a.splits);
     if (shared > room && !CUDA_ROOM((attend_split<T>), shared)) return false;
     room = shared > room ? shared : room;
     CUDA_LAUNCH((attend_split<T>), grid, THREADS, shared, cuda.stream, a);
@@ -379,11 +387,18 @@ void cuda_attend(float *out, const float *q, const struct rows *r, int layer, co
     if (!cuda_view_of(&a.view, op.name, r, layer, at->G)) return;
     if (blocked && !send_blocked(&a, r, blocked)) return;
     a.splits = a.view.most / CUDA_SPLIT;
+    a.rows = r->B;
     if (a.splits > 1) {
-        if (!cuda_need(&parts, op.name, sizeof(float) * (size_t)r->B * (size_t)a.H * (size_t)a.splits * (size_t)(a.E + 2)))
-            return;
+        const size_t row = sizeof(float) * (size_t)a.H * (size_t)a.splits * (size_t)(a.E + 2);
+        a.rows = rows_at_once(row, r->B);
+        if (!cuda_need(&parts, op.name, row * (size_t)a.rows)) return;
         a.part = (float *)parts.p;
     }
-    if (!attend_runs(a, at) || !a.part) return;
-    CUDA_LAUNCH(attend_merge, dim3((unsigned)a.view.B, (unsigned)a.H), (unsigned)((a.E + 31) / 32 * 32), 0, cuda.stream, a);
+    for (int most = a.rows; a.row0 < r->B; a.row0 += most) {
+        a.rows = most < r->B - a.row0 ? most : r->B - a.row0;
+        if (!attend_runs(a, at)) return;
+        if (a.part)
+            CUDA_LAUNCH(attend_merge, dim3((unsigned)a.rows, (unsigned)a.H), (unsigned)((a.E + 31) / 32 * 32), 0, cuda.stream,
+                        a);
+    }
 }

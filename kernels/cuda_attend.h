@@ -12,20 +12,39 @@ struct attention {
     struct cuda_view view;
     const uint64_t *blocked;     /* words of all rows, or NULL */
     const long long *blocked_at; /* (B) where a row's begin; -1: none */
-    float *part;                 /* (B, H, splits, E + 2): sums of values, largest score, sum of exponentials; NULL: one run */
-    int H, G, E, wide;           /* wide: E rounded up to 16 */
+    float *part;       /* (rows, H, splits, E + 2): sums of values, largest score, sum of exponentials; NULL: one run */
+    int row0, rows;    /* the rows of this launch */
+    int H, G, E, wide; /* wide: E rounded up to 16 */
     float scale, cap;
     int window, splits, queries;
 };
 
-/* Query u of kv head g, counted over rows and the heads of a group. */
+/* Query u of kv head g, counted over the launch's rows and the heads of a group. */
 struct query {
     int row, head;
 };
 static __device__ __forceinline__ struct query query_of(const struct attention &a, int g, int u)
 {
     const int group = a.H / a.G;
-    return {u / group, g * group + u % group};
+    return {a.row0 + u / group, g * group + u % group};
+}
+
+static __device__ __forceinline__ int queries_of(const struct attention &a)
+{
+    return a.rows * (a.H / a.G);
+}
+
+/* Runs of pages that a row has; what lies in `part` behind them nobody reads. */
+static __device__ __forceinline__ int splits_of(const struct attention &a, int row)
+{
+    return a.view.slot[row] / (PAGE_TOKENS * CUDA_SPLIT) + 1;
+}
+
+/* Where a run's sums of a query lie. */
+static __device__ __forceinline__ float *part_of(const struct attention &a, struct query u, int split)
+{
+    const size_t head = (size_t)(u.row - a.row0) * (size_t)a.H + (size_t)u.head;
+    return a.part + (head * (size_t)a.splits + (size_t)split) * (size_t)(a.E + 2);
 }
 
 static __device__ __forceinline__ const struct cuda_page *page_of(const struct attention &a, int row, int p)

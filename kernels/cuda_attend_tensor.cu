@@ -113,7 +113,8 @@ static __device__ __forceinline__ void weigh(float (*s)[4], uint32_t (*p)[4] /* 
 #pragma unroll
         for (int i = 0; i < 16; i++) {
             float *x = &s[i / 2][2 * r + i % 2];
-            *x = seen[r] >> (i / 2 * 8 + 2 * q + i % 2) & 1 ? cuda_exp(*x - m[r]) : 0; /* a NaN stays one */
+            /* a NaN stays one; where all scores are -inf, nothing is seen */
+            *x = seen[r] >> (i / 2 * 8 + 2 * q + i % 2) & 1 ? cuda_exp(*x - (m[r] == -INFINITY ? 0 : m[r])) : 0;
             d[r] += *x;
         }
 #pragma unroll
@@ -220,16 +221,16 @@ static __device__ void add_pages(struct sums<NH> *sum, const struct attention &a
 static __device__ __forceinline__ void put_element(const struct attention &a, struct query u, int split, int e, float o,
                                                    float m, float d)
 {
-    const size_t head = (size_t)u.row * (size_t)a.H + (size_t)u.head;
+    if (split >= splits_of(a, u.row)) return;
     if (a.part) {
-        float *to = a.part + (head * (size_t)a.splits + (size_t)split) * (size_t)(a.E + 2);
+        float *to = part_of(a, u, split);
         to[e] = o;
         if (e == 0) {
             to[a.E] = m;
             to[a.E + 1] = d;
         }
     } else {
-        a.out[head * (size_t)a.E + (size_t)e] = d == 0 ? o : o * (1.0f / d);
+        a.out[((size_t)u.row * (size_t)a.H + (size_t)u.head) * (size_t)a.E + (size_t)e] = d == 0 ? o : o * (1.0f / d);
     }
 }
 
@@ -267,12 +268,13 @@ template <int BF, int NH>
 static __global__ void __launch_bounds__(WARPS * 32, NH == 4 ? 2 : 3) attend_tensor(struct attention a, int apart)
 {
     CUDA_DYNAMIC_SHARED(uint16_t, base); /* (WARPS) queries; apart: the warps' sums behind them */
-    const int warp = (int)threadIdx.x / 32, g = (int)blockIdx.y, split = (int)blockIdx.z, all = a.view.B * (a.H / a.G);
-    const int u0 = (apart ? (int)blockIdx.x : (int)blockIdx.x * WARPS + warp) * TILE, n = min(TILE, all - u0);
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = (int)blockIdx.y, split = (int)blockIdx.z;
+    const int u0 = (apart ? (int)blockIdx.x : (int)blockIdx.x * WARPS + warp) * TILE, n = min(TILE, queries_of(a) - u0);
     const int size = TILE * ((a.E + STEP - 1) / STEP * STEP), from = split * CUDA_SPLIT + (apart ? warp : 0);
     uint16_t *queries = base + warp * size;
     struct sums<NH> sum;
-    if (n <= 0) return; /* not apart: there all warps have the same tile */
+    /* Queries that reach this run? The answer, as n, is the same for all warps that share a tile. */
+    if (!__ballot_sync(0xffffffffu, lane < n && split < splits_of(a, query_of(a, g, u0 + lane).row))) return;
     for (int r = 0; r < 2; r++) {
         sum.m[r] = -INFINITY;
         sum.d[r] = 0;
@@ -304,7 +306,7 @@ static __global__ void __launch_bounds__(WARPS * 32, NH == 4 ? 2 : 3) attend_ten
 template <int BF, int NH> static bool launch(const struct attention &a)
 {
     static size_t room;
-    const int tiles = (a.view.B * (a.H / a.G) + TILE - 1) / TILE;
+    const int tiles = (a.rows * (a.H / a.G) + TILE - 1) / TILE;
     /* A tile for each warp once these fill the GPU: then a block's warps find the page that they share in the cache next to
        them. With fewer tiles, a page for each warp. */
     const int apart = tiles * a.G * a.splits < 16 * cuda.sm_count;

@@ -161,6 +161,7 @@ static const struct kernels *open_locked(int abi, int device, struct cuda_device
     cuda.cc = p.major * 10 + p.minor;
     cuda.sm_count = p.multiProcessorCount;
     cuda.shared_most = p.sharedMemPerBlockOptin;
+    cuda.cache = (size_t)p.l2CacheSize;
     cuda.sync = sync && *sync == '1';
     if ((e = cudaStreamCreateWithFlags(&cuda.stream, cudaStreamNonBlocking)) != cudaSuccess) {
         say(why, n, "no stream", e);

@@ -163,6 +163,7 @@ enum { CUDA_SPLIT = 4 }; /* pages of a run of attention, see cuda.h */
 struct cuda_state {
     int device, cc, sm_count;
     size_t shared_most; /* bytes of shared memory a block may have */
+    size_t cache;       /* bytes of the L2 cache */
     cudaStream_t stream;
     bool sync; /* KVRUN_CUDA_SYNC=1: wait after every operation, so that an error names the right one */
 };

@@ -399,6 +399,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     p->major = 8;
     p->minor = 0;
     p->multiProcessorCount = 4;
+    p->l2CacheSize = 64 << 10;
     p->totalGlobalMem = emu_options()->memory;
     p->sharedMemPerBlockOptin = (size_t)emu_options()->shared;
     return cudaSuccess;
