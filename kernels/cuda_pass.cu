@@ -24,6 +24,7 @@ static struct tables {
     struct cuda_view view;
     int layers, heads;       /* heads: words of a page's hidden bits, as sent */
     size_t hidden;           /* pages that have such */
+    size_t total;            /* pages of a layer */
 } pass_tables, other_tables; /* of the pass, and of an operation outside of one */
 
 static int pages_of(const struct rows *r, int b)
@@ -144,6 +145,7 @@ static bool upload(struct tables *t, const char *operation, const struct rows *r
                from,
                y.most};
     t->layers = L;
+    t->total = y.total;
     return cuda_good(operation, cudaMemcpyAsync(t->memory.p, t->host[i], y.bytes, cudaMemcpyHostToDevice, cuda.stream)) &&
            cuda_good(operation, cudaEventRecord(t->sent[i], cuda.stream));
 }
@@ -259,22 +261,41 @@ void cuda_end(void)
     cuda_unlock();
 }
 
+/* The first rows of the pass, out of the same arrays: an engine whose rows begin at later layers has ever more of them. */
+static bool of_pass(const struct rows *r)
+{
+    return r == pass.rows || (pass.rows && r->slot == pass.rows->slot && r->pages == pass.rows->pages && r->B <= pass.rows->B);
+}
+
+/* The view's address of a layer is made of first[B], the pages that all rows have in a layer. Fewer rows have another first[B],
+   so theirs is made here; a recording must not hold it, since the number changes from pass to pass. */
+static void first_rows(struct cuda_view *v, int B, size_t total)
+{
+    if (B == v->B) return;
+    cuda_unrecorded();
+    v->pages += (size_t)v->layer * total;
+    v->layer = 0;
+    v->B = B;
+}
+
 bool cuda_view_of(struct cuda_view *v, const char *operation, const struct rows *r, int layer, int G)
 {
     struct tables *t = &pass_tables;
-    if (r != pass.rows || layer >= t->layers) {
+    bool outside = !of_pass(r) || layer >= t->layers;
+    if (outside) {
         t = &other_tables;
         if (pass.rows) cuda_unrecorded();
         if (!upload(t, operation, r, layer, 1, G)) return false;
     } else if (t->heads != G) {
-        if (heads_of(r) != G) known_heads.push_back({r, G});
+        if (heads_of(pass.rows) != G) known_heads.push_back({pass.rows, G});
         if (t->hidden) {
             if (pass.capturing) cuda_unrecorded(); /* not in the first pass of a shape, which tells G */
-            if (!upload(t, operation, r, 0, t->layers, G)) return false;
+            if (!upload(t, operation, pass.rows, 0, t->layers, G)) return false;
         }
         t->heads = G;
     }
     *v = t->view;
     v->layer = layer - v->layer;
+    if (!outside) first_rows(v, r->B, t->total);
     return true;
 }
