@@ -229,16 +229,58 @@ void cuda_unrecorded(void)
     if (pass.capturing) capture_end();
 }
 
+/* ---- what other threads wait for ---- */
+
+/* A thread that stores a finished cache reads it page by page, and in its eyes each page is the last thing that was queued:
+   were it to wait for all of that, one page would come back per pass. But the newest plain pass has nothing for it: cuda.h says
+   that its results are another thread's only when its own thread has had a get, which waits for the pass. So an event before
+   that pass is enough, as long as nothing else has been queued since. */
+static thread_local bool runs_passes;
+static struct {
+    cudaEvent_t event;
+    bool enough;
+} before_pass;
+
+bool cuda_runs_passes(void)
+{
+    return runs_passes;
+}
+
+void cuda_work_outside(void)
+{
+    if (!pass.rows) before_pass.enough = false;
+}
+
+/* In begin, when all that comes before the pass is queued. */
+static void before_pass_mark(bool plain)
+{
+    before_pass.enough = false;
+    if (!plain) return;
+    if (!before_pass.event && !cuda_good("begin", cudaEventCreateWithFlags(&before_pass.event, cudaEventDisableTiming))) return;
+    before_pass.enough = cuda_good("begin", cudaEventRecord(before_pass.event, cuda.stream));
+}
+
+bool cuda_wait_for_work(cudaStream_t reads, cudaEvent_t all)
+{
+    if (before_pass.enough) return cuda_good("get", cudaStreamWaitEvent(reads, before_pass.event, 0));
+    return cuda_good("get", cudaEventRecord(all, cuda.stream)) && cuda_good("get", cudaStreamWaitEvent(reads, all, 0));
+}
+
+/* ---- begin, end ---- */
+
 int cuda_begin(const struct rows *r, int L, int plain)
 {
     bool is_new;
     cuda_lock(); /* until end */
+    runs_passes = true;
     pass.rows = r;
     pass.of = NULL;
     pass.unrecorded = pass.replayed = false;
     {
         struct cuda_op op("begin");
-        if (!op.go || !upload(&pass_tables, op.name, r, 0, L, heads_of(r)) || !plain || cuda.sync) return 0;
+        bool good = op.go && upload(&pass_tables, op.name, r, 0, L, heads_of(r));
+        before_pass_mark(good && plain);
+        if (!good || !plain || cuda.sync) return 0;
     }
     pass.of = recording_of(r, L, pass_tables.view.most, &is_new);
     if (is_new || pass.of->never) return 0;

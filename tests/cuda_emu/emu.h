@@ -16,7 +16,7 @@
  *     CUDA_EMU_NODEV=1                 no device
  *     CUDA_EMU_MEMORY=BYTES            memory of the device
  *     CUDA_EMU_SHARED=BYTES            shared memory that a block may ask for
- *     CUDA_EMU_FAIL=KERNEL             the launch of this kernel is refused
+ *     CUDA_EMU_FAIL=NAME               the launch of this kernel is refused; cudaMallocHost, cudaStreamWaitEvent: that call
  */
 #ifndef CUDA_EMU_H
 #define CUDA_EMU_H

@@ -113,6 +113,12 @@ const struct emu_options *emu_options(void)
     return &o;
 }
 
+/* CUDA_EMU_FAIL names a call instead of a kernel. */
+static bool refused(const char *call)
+{
+    return emu_options()->fail && !strcmp(emu_options()->fail, call);
+}
+
 /* ---- streams ---- */
 
 static void doors(int change)
@@ -237,6 +243,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags)
     uint64_t upto = e->upto;
     (void)flags;
     if (captured(s)) return fail(cudaErrorStreamCaptureUnsupported);
+    if (refused(__func__)) return fail(cudaErrorLaunchFailure);
     if (of && of != s) enqueue(s, [=] { flush_to(of, upto); });
     return cudaSuccess;
 }
@@ -340,6 +347,7 @@ cudaError_t cudaMallocHost(void **p, size_t bytes)
     ONE_AT_A_TIME;
     if (emu_options()->no_device) return fail(cudaErrorNoDevice);
     if (any_capture()) return fail(cudaErrorStreamCaptureUnsupported);
+    if (refused(__func__)) return fail(cudaErrorMemoryAllocation);
     if (posix_memalign(p, 256, bytes)) return fail(cudaErrorMemoryAllocation);
     memset(*p, 0xff, bytes);
     pinned_memory()[(char *)*p] = bytes;
