@@ -184,5 +184,20 @@ const void *cuda_weights(const void *host, size_t bytes)
 
 void cuda_drop_weights(const void *copy)
 {
-    (void)copy;
+    if (!copy) return;
+    cuda_lock();
+    for (size_t i = 0; i < uploads.size(); i++) {
+        if (uploads[i].device != copy) continue;
+        if (--uploads[i].users > 0) break;
+        if (cuda_recording()) cuda_unrecorded();
+        cuda_copy_flush();
+        cuda_narrowed_drop();
+        cuda_recordings_drop();             /* graphs read it */
+        cudaStreamSynchronize(cuda.stream); /* as may what is queued */
+        cudaFree(uploads[i].device);
+        cudaGetLastError();
+        uploads.erase(uploads.begin() + (long)i);
+        break;
+    }
+    cuda_unlock();
 }

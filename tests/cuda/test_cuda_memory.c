@@ -88,6 +88,69 @@ static void very_many_runs_move(void **unused)
     free(to);
 }
 
+/* ---- weights ---- */
+
+static long long memory_free(void)
+{
+    struct cuda_device about;
+    char why[200];
+    assert_ptr_equal(kvrun_cuda_open(KVRUN_CUDA_ABI, 0, &about, why, sizeof why), cuda);
+    return about.memory_free;
+}
+
+/* An engine's passes: the second is recorded, the third replayed. */
+static int pass_with(struct rows *r, const struct mat *w, float *x, float *y)
+{
+    int replayed = cuda->begin(r, 1, 1);
+    if (!replayed) cuda->matmul(y, w->rows, w, x, 1, MATMUL_STORE);
+    cuda->end();
+    return replayed;
+}
+
+static void weights_live_as_long_as_their_users(void **unused)
+{
+    enum { ROWS = 64, COLS = 1 << 17 };
+    const size_t bytes = (size_t)ROWS * COLS * sizeof(float);
+    float *host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), one[ROWS];
+    struct kv_page *pages[1] = {&(struct kv_page){0}}, **layer[1] = {pages}, ***row[1] = {layer};
+    int slot[1] = {0};
+    struct rows r = {1, slot, (struct kv_page *const *const *const *)row}, other = r;
+    float *x = cuda->alloc(COLS * sizeof *x), *y = cuda->alloc(sizeof one);
+    struct mat w = {DTYPE_F32, ROWS, COLS, NULL, 0};
+    long long before;
+    (void)unused;
+    for (size_t i = 0; i < (size_t)ROWS * COLS; i++) host[i] = 1;
+    cuda->put(x, host, COLS * sizeof *x);
+    for (int i = 0; i < 2; i++) pass_with(&other, &(struct mat){DTYPE_F32, 1, 1, x, 0}, x, y); /* the scratch grows now */
+    before = memory_free();
+    for (int time = 0; time < 2; time++) { /* the same addresses, other bytes */
+        const void *first, *second;
+        for (size_t i = 0; i < (size_t)ROWS * COLS; i += 997) host[i] = (float)(time + 2);
+        first = cuda->weights(host, bytes);
+        second = cuda->weights(host, bytes);
+        assert_non_null(first);
+        assert_ptr_equal(first, second);
+        assert_true(before - memory_free() >= (long long)bytes);
+        w.data = first;
+        cuda->drop_weights(second);
+        for (int i = 0; i < 4; i++) /* no recording is left of the copy before */
+            assert_int_equal(pass_with(&r, &w, x, y), !getenv("KVRUN_CUDA_SYNC") && i >= 2);
+        cuda->get(one, y, sizeof one);
+        for (int i = 0; i < ROWS; i++) {
+            double want = COLS;
+            for (size_t c = 0; c < COLS; c++) want += (double)host[(size_t)i * COLS + c] - 1;
+            assert_true(one[i] == (float)want);
+        }
+        cuda->drop_weights(first);
+        assert_true(before - memory_free() < (long long)bytes / 2);
+    }
+    cuda->drop_weights(NULL);
+    no_trouble();
+    cuda->release(x);
+    cuda->release(y);
+    munmap(host, bytes);
+}
+
 /* ---- threads that read ---- */
 
 struct read {
@@ -346,6 +409,7 @@ int main(void)
         cmocka_unit_test(very_many_runs_move),
         cmocka_unit_test(bytes_of_any_number_come_back),
         cmocka_unit_test(in_trouble_a_get_gives_zeros),
+        cmocka_unit_test(weights_live_as_long_as_their_users),
         cmocka_unit_test(a_reader_does_not_wait_for_the_newest_plain_pass),
         cmocka_unit_test(pages_are_read_beside_passes),
     };
