@@ -16,6 +16,10 @@
  *    pages (4, 256 tokens), the runs merged in rising order: up to 256 tokens its bits are the CPU's;
  *  - attend over f16 and bf16 pages rounds q, and the weights of the values, to the pages' type and sums in the tensor cores
  *    (cuda_attend_tensor.cu has the order).
+ *
+ * THREADS. Any thread may call. What one has queued, any other one gets, with one exception, so that finished caches can be
+ * read beside a pass: what a plain pass made is another thread's when the pass's own thread has had a get after end. What a
+ * thread is reading stays allocated and is not written until get returns.
  */
 #ifndef KERNELS_CUDA_H
 #define KERNELS_CUDA_H

@@ -1,7 +1,8 @@
 /* cuda_device.cu: opening the device, the table, and what went wrong.
  *
- * Everything is queued on one stream. One lock serves all threads: an operation holds it, and a pass from begin to end, so that
- * a thread that reads a page waits for the pass and no foreign work gets into a recording.
+ * Everything but the reading of finished caches (cuda_get.cu) is queued on one stream. One lock serves all threads: an
+ * operation holds it while it is queued, and a pass from begin to end, so that no foreign work gets into a recording. Nobody
+ * holds it while waiting for the device, unless it is for want of memory or inside a pass.
  */
 #include "cuda_in.h"
 
@@ -34,10 +35,18 @@ void cuda_unlock(void)
 
 static void note(const char *operation, const char *text, bool memory)
 {
-    if (trouble.is) return;
-    trouble.is = true;
-    trouble.memory = memory;
-    snprintf(trouble.text, sizeof trouble.text, "%s: %s", operation, text);
+    cuda_lock();
+    if (!trouble.is) {
+        trouble.is = true;
+        trouble.memory = memory;
+        snprintf(trouble.text, sizeof trouble.text, "%s: %s", operation, text);
+    }
+    cuda_unlock();
+}
+
+bool cuda_has_trouble(void)
+{
+    return trouble.is;
 }
 
 void cuda_fail(const char *operation, cudaError_t e)
@@ -65,6 +74,7 @@ cuda_op::cuda_op(const char *operation, bool keeps_narrowed) : name(operation)
 {
     cuda_lock();
     cuda_copy_flush();
+    cuda_work_outside();
     if (!keeps_narrowed) cuda_narrowed_drop();
     go = !trouble.is;
 }

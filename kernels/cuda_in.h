@@ -179,6 +179,8 @@ struct cuda_op {
 
 void cuda_fail(const char *operation, cudaError_t e);
 void cuda_fail_text(const char *operation, const char *text);
+/* Under the lock: operations do nothing until somebody has asked. */
+bool cuda_has_trouble(void);
 /* False, and noted, when e is an error. */
 bool cuda_good(const char *operation, cudaError_t e);
 /* A kernel may use so much dynamic shared memory from now on. */
@@ -186,7 +188,7 @@ bool cuda_good(const char *operation, cudaError_t e);
     ((bytes) <= (48 << 10) ||    \
      cuda_good("shared memory", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes))))
 
-/* ---- memory (cuda_memory.cu) ---- */
+/* ---- memory (cuda_memory.cu, cuda_copy.cu, cuda_get.cu) ---- */
 
 /* Memory of one purpose that only grows. Growing it drops the recorded passes. */
 struct cuda_scratch {
@@ -233,6 +235,13 @@ void cuda_end(void);
 void cuda_unrecorded(void);
 bool cuda_recording(void);
 void cuda_recordings_drop(void);
+/* Whether this thread has begun a pass since it started. */
+bool cuda_runs_passes(void);
+/* Something is queued; under the lock. */
+void cuda_work_outside(void);
+/* Makes a stream of a thread that runs no passes wait for all that this thread may read; under the lock, outside of a pass.
+   `all` is an event to record. False: noted. */
+bool cuda_wait_for_work(cudaStream_t reads, cudaEvent_t all);
 void cuda_lock(void);
 void cuda_unlock(void);
 

@@ -1,9 +1,8 @@
-/* cuda_memory.cu: memory of the device, copies, and the model's weights.
+/* cuda_memory.cu: memory of the device, what goes up to it, and the model's weights.
  *
  * A cache has thousands of pages, and cudaMalloc waits for the device: small blocks are cut from slabs of 64 MiB, each slab
  * for one size, and come back to a list. Copies from the host go through a ring of pinned memory, so that they are queued
- * and the host's memory is free again at once; copies to the host through two pinned buffers, of which one is emptied while
- * the other is filled.
+ * and the host's memory is free again at once.
  */
 #include "cuda_in.h"
 
@@ -11,7 +10,7 @@
 #include <stdlib.h>
 #include <vector>
 
-static const size_t RING = 8 << 20, BUFFER = 4 << 20, SMALL = 4 << 20, SLAB = 64 << 20;
+static const size_t RING = 8 << 20, SMALL = 4 << 20, SLAB = 64 << 20;
 
 /* ---- blocks ---- */
 
@@ -52,6 +51,7 @@ void *cuda_alloc(size_t bytes)
     if (whole < bytes) return NULL;
     if (!whole) whole = 256;
     cuda_lock();
+    cuda_work_outside();
     if (!cuda_recording()) p = take(cuts(whole) || !bytes ? whole : bytes);
     if (p && cudaMemsetAsync(p, 0, bytes, cuda.stream) != cudaSuccess) p = NULL;
     cudaGetLastError();
@@ -59,6 +59,9 @@ void *cuda_alloc(size_t bytes)
     return p;
 }
 
+/* Work that uses the block may still be queued on the main stream. What comes next on it is ordered behind that work, and
+   memory that goes back to CUDA waits for it. Streams of cuda_get are not waited for: whoever releases what another thread is
+   reading breaks kernels.h, since a block belongs to its reader until get returns, and then its copy is over. */
 void cuda_release(void *p)
 {
     if (!p) return;
@@ -100,63 +103,7 @@ bool cuda_need(struct cuda_scratch *s, const char *operation, size_t bytes)
     return true;
 }
 
-/* ---- within the device ---- */
-
-/* The engine gathers rows one at a time; neighbours become one copy. */
-static struct {
-    char *to;
-    const char *from;
-    size_t bytes;
-} waiting;
-
-void cuda_copy_flush(void)
-{
-    size_t n = waiting.bytes;
-    if (!n) return;
-    waiting.bytes = 0;
-    cuda_good("copy", cudaMemcpyAsync(waiting.to, waiting.from, n, cudaMemcpyDeviceToDevice, cuda.stream));
-}
-
-void cuda_copy(void *dst, const void *src, size_t bytes)
-{
-    if (!bytes) return;
-    cuda_lock();
-    cuda_narrowed_drop();
-    if (!waiting.bytes || waiting.to + waiting.bytes != dst || waiting.from + waiting.bytes != src) {
-        struct cuda_op op("copy");
-        if (op.go) {
-            waiting.to = (char *)dst;
-            waiting.from = (const char *)src;
-            waiting.bytes = bytes;
-        }
-    } else {
-        waiting.bytes += bytes;
-    }
-    cuda_unlock();
-}
-
-void cuda_zero(void *dst, size_t bytes)
-{
-    struct cuda_op op("zero");
-    if (op.go && bytes) cuda_good(op.name, cudaMemsetAsync(dst, 0, bytes, cuda.stream));
-}
-
-void cuda_copy_rows(void *dst, size_t dst_step, const void *src, size_t src_step, size_t bytes, size_t n)
-{
-    struct cuda_op op("copy_rows");
-    if (!op.go || !bytes || !n) return;
-    cuda_good(op.name, cudaMemcpy2DAsync(dst, dst_step, src, src_step, bytes, n, cudaMemcpyDeviceToDevice, cuda.stream));
-}
-
-void cuda_move_rows(void *const *to, const void *const *from, size_t bytes, size_t n)
-{
-    struct cuda_op op("move_rows");
-    for (size_t i = 0; i < n && op.go; i++)
-        op.go = from[i] ? cuda_good(op.name, cudaMemcpyAsync(to[i], from[i], bytes, cudaMemcpyDeviceToDevice, cuda.stream))
-                        : cuda_good(op.name, cudaMemsetAsync(to[i], 0, bytes, cuda.stream));
-}
-
-/* ---- from and to the host ---- */
+/* ---- from the host ---- */
 
 static struct {
     char *p;
@@ -190,59 +137,16 @@ void cuda_put(void *dst, const void *host, size_t bytes)
     if (op.go) cuda_send(op.name, dst, host, bytes);
 }
 
-static struct {
-    char *p;
-    cudaEvent_t done;
-} buffer[2];
-
-static bool buffers(const char *operation)
-{
-    for (int i = 0; i < 2; i++) {
-        void *p;
-        if (buffer[i].p) continue;
-        if (!cuda_good(operation, cudaEventCreateWithFlags(&buffer[i].done, cudaEventDisableTiming))) return false;
-        if (!cuda_good(operation, cudaMallocHost(&p, BUFFER))) return false;
-        buffer[i].p = (char *)p;
-    }
-    return true;
-}
-
-static bool fill(const char *operation, int i, const char *src, size_t bytes)
-{
-    return cuda_good(operation, cudaMemcpyAsync(buffer[i].p, src, bytes, cudaMemcpyDeviceToHost, cuda.stream)) &&
-           cuda_good(operation, cudaEventRecord(buffer[i].done, cuda.stream));
-}
-
-void cuda_get(void *host, const void *src, size_t bytes)
-{
-    struct cuda_op op("get", true);
-    size_t n = (bytes + BUFFER - 1) / BUFFER;
-    cuda_unrecorded();
-    if (!op.go || !bytes || !buffers(op.name)) {
-        if (bytes) memset(host, 0, bytes); /* whoever does not ask for trouble at once still reads no garbage */
-        return;
-    }
-    if (!fill(op.name, 0, (const char *)src, bytes < BUFFER ? bytes : BUFFER)) return;
-    for (size_t i = 0; i < n; i++) {
-        size_t at = i * BUFFER, next = at + BUFFER, len = bytes - at < BUFFER ? bytes - at : BUFFER;
-        if (next < bytes) {
-            size_t more = bytes - next < BUFFER ? bytes - next : BUFFER;
-            if (!fill(op.name, (int)(i + 1) % 2, (const char *)src + next, more)) return;
-        }
-        if (!cuda_good(op.name, cudaEventSynchronize(buffer[i % 2].done))) return;
-        memcpy((char *)host + at, buffer[i % 2].p, len);
-    }
-}
-
 /* ---- weights ---- */
 
-/* What was uploaded, so that a matrix that a model uses twice (embedding and head) lies on the device once. Another model may
-   later be mapped at the same address: bytes of all parts tell them apart. */
+/* What was uploaded, so that engines of one model share it. Another model may later be mapped at the same address, while a
+   copy of the first is still in use: bytes of all parts tell them apart. */
 struct upload {
     const void *host;
     size_t bytes;
     uint64_t mark;
     void *device;
+    int users;
 };
 static std::vector<struct upload> uploads;
 
@@ -261,8 +165,11 @@ const void *cuda_weights(const void *host, size_t bytes)
     void *p = NULL;
     if (!op.go || !bytes) return NULL;
     const uint64_t mark = mark_of(host, bytes);
-    for (const struct upload &u : uploads)
-        if (u.host == host && u.bytes == bytes && u.mark == mark) return u.device;
+    for (struct upload &u : uploads)
+        if (u.host == host && u.bytes == bytes && u.mark == mark) {
+            u.users++;
+            return u.device;
+        }
     if (cudaMalloc(&p, bytes) != cudaSuccess) {
         cudaGetLastError();
         return NULL;
@@ -271,11 +178,26 @@ const void *cuda_weights(const void *host, size_t bytes)
         size_t n = bytes - at < RING / 4 ? bytes - at : RING / 4;
         cuda_send(op.name, (char *)p + at, (const char *)host + at, n);
     }
-    uploads.push_back({host, bytes, mark, p});
+    uploads.push_back({host, bytes, mark, p, 1});
     return p;
 }
 
 void cuda_drop_weights(const void *copy)
 {
-    (void)copy;
+    if (!copy) return;
+    cuda_lock();
+    for (size_t i = 0; i < uploads.size(); i++) {
+        if (uploads[i].device != copy) continue;
+        if (--uploads[i].users > 0) break;
+        if (cuda_recording()) cuda_unrecorded();
+        cuda_copy_flush();
+        cuda_narrowed_drop();
+        cuda_recordings_drop();             /* graphs read it */
+        cudaStreamSynchronize(cuda.stream); /* as may what is queued */
+        cudaFree(uploads[i].device);
+        cudaGetLastError();
+        uploads.erase(uploads.begin() + (long)i);
+        break;
+    }
+    cuda_unlock();
 }

@@ -24,6 +24,7 @@ static struct tables {
     struct cuda_view view;
     int layers, heads;       /* heads: words of a page's hidden bits, as sent */
     size_t hidden;           /* pages that have such */
+    size_t total;            /* pages of a layer */
 } pass_tables, other_tables; /* of the pass, and of an operation outside of one */
 
 static int pages_of(const struct rows *r, int b)
@@ -144,6 +145,7 @@ static bool upload(struct tables *t, const char *operation, const struct rows *r
                from,
                y.most};
     t->layers = L;
+    t->total = y.total;
     return cuda_good(operation, cudaMemcpyAsync(t->memory.p, t->host[i], y.bytes, cudaMemcpyHostToDevice, cuda.stream)) &&
            cuda_good(operation, cudaEventRecord(t->sent[i], cuda.stream));
 }
@@ -227,16 +229,58 @@ void cuda_unrecorded(void)
     if (pass.capturing) capture_end();
 }
 
+/* ---- what other threads wait for ---- */
+
+/* A thread that stores a finished cache reads it page by page, and in its eyes each page is the last thing that was queued:
+   were it to wait for all of that, one page would come back per pass. But the newest plain pass has nothing for it: cuda.h says
+   that its results are another thread's only when its own thread has had a get, which waits for the pass. So an event before
+   that pass is enough, as long as nothing else has been queued since. */
+static thread_local bool runs_passes;
+static struct {
+    cudaEvent_t event;
+    bool enough;
+} before_pass;
+
+bool cuda_runs_passes(void)
+{
+    return runs_passes;
+}
+
+void cuda_work_outside(void)
+{
+    if (!pass.rows) before_pass.enough = false;
+}
+
+/* In begin, when all that comes before the pass is queued. */
+static void before_pass_mark(bool plain)
+{
+    before_pass.enough = false;
+    if (!plain) return;
+    if (!before_pass.event && !cuda_good("begin", cudaEventCreateWithFlags(&before_pass.event, cudaEventDisableTiming))) return;
+    before_pass.enough = cuda_good("begin", cudaEventRecord(before_pass.event, cuda.stream));
+}
+
+bool cuda_wait_for_work(cudaStream_t reads, cudaEvent_t all)
+{
+    if (before_pass.enough) return cuda_good("get", cudaStreamWaitEvent(reads, before_pass.event, 0));
+    return cuda_good("get", cudaEventRecord(all, cuda.stream)) && cuda_good("get", cudaStreamWaitEvent(reads, all, 0));
+}
+
+/* ---- begin, end ---- */
+
 int cuda_begin(const struct rows *r, int L, int plain)
 {
     bool is_new;
     cuda_lock(); /* until end */
+    runs_passes = true;
     pass.rows = r;
     pass.of = NULL;
     pass.unrecorded = pass.replayed = false;
     {
         struct cuda_op op("begin");
-        if (!op.go || !upload(&pass_tables, op.name, r, 0, L, heads_of(r)) || !plain || cuda.sync) return 0;
+        bool good = op.go && upload(&pass_tables, op.name, r, 0, L, heads_of(r));
+        before_pass_mark(good && plain);
+        if (!good || !plain || cuda.sync) return 0;
     }
     pass.of = recording_of(r, L, pass_tables.view.most, &is_new);
     if (is_new || pass.of->never) return 0;
@@ -259,22 +303,41 @@ void cuda_end(void)
     cuda_unlock();
 }
 
+/* The first rows of the pass, out of the same arrays: an engine whose rows begin at later layers has ever more of them. */
+static bool of_pass(const struct rows *r)
+{
+    return r == pass.rows || (pass.rows && r->slot == pass.rows->slot && r->pages == pass.rows->pages && r->B <= pass.rows->B);
+}
+
+/* The view's address of a layer is made of first[B], the pages that all rows have in a layer. Fewer rows have another first[B],
+   so theirs is made here; a recording must not hold it, since the number changes from pass to pass. */
+static void first_rows(struct cuda_view *v, int B, size_t total)
+{
+    if (B == v->B) return;
+    cuda_unrecorded();
+    v->pages += (size_t)v->layer * total;
+    v->layer = 0;
+    v->B = B;
+}
+
 bool cuda_view_of(struct cuda_view *v, const char *operation, const struct rows *r, int layer, int G)
 {
     struct tables *t = &pass_tables;
-    if (r != pass.rows || layer >= t->layers) {
+    bool outside = !of_pass(r) || layer >= t->layers;
+    if (outside) {
         t = &other_tables;
         if (pass.rows) cuda_unrecorded();
         if (!upload(t, operation, r, layer, 1, G)) return false;
     } else if (t->heads != G) {
-        if (heads_of(r) != G) known_heads.push_back({r, G});
+        if (heads_of(pass.rows) != G) known_heads.push_back({pass.rows, G});
         if (t->hidden) {
             if (pass.capturing) cuda_unrecorded(); /* not in the first pass of a shape, which tells G */
-            if (!upload(t, operation, r, 0, t->layers, G)) return false;
+            if (!upload(t, operation, pass.rows, 0, t->layers, G)) return false;
         }
         t->heads = G;
     }
     *v = t->view;
     v->layer = layer - v->layer;
+    if (!outside) first_rows(v, r->B, t->total);
     return true;
 }

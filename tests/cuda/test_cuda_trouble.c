@@ -2,6 +2,7 @@
  * once: each such case is a process of its own. */
 #include "cuda_test.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -76,6 +77,41 @@ static void memory_runs_out(void)
     CHECK(said && !strcmp(said, "matmul: out of memory") && memory == 1);
 }
 
+static const struct kernels *of_child;
+
+static void *get_one(void *x)
+{
+    static float one;
+    one = 5;
+    of_child->get(&one, x, sizeof one);
+    return &one;
+}
+
+/* Without pinned memory, or without the order of two streams, a thread beside the passes gets zeros, and that is told. */
+static void reading_fails(const char *want, int want_memory)
+{
+    char why[200];
+    const char *said;
+    pthread_t t;
+    void *one;
+    int memory = -1;
+    of_child = open_in_child(why, sizeof why);
+    CHECK(!pthread_create(&t, NULL, get_one, of_child->alloc(sizeof(float))) && !pthread_join(t, &one));
+    said = of_child->trouble(&memory);
+    CHECK(*(float *)one == 0 && said && !strcmp(said, want) && memory == want_memory);
+    CHECK(!of_child->trouble(NULL));
+}
+
+static void reading_lacks_memory(void)
+{
+    reading_fails("get: out of memory", 1);
+}
+
+static void reading_cannot_wait(void)
+{
+    reading_fails("get: unspecified launch failure (CUDA error 719)", 0);
+}
+
 static void there_is_no_device(void)
 {
     char why[200] = "";
@@ -95,6 +131,13 @@ static void memory_that_runs_out_is_told_apart(void **unused)
 {
     (void)unused;
     in_child(memory_runs_out, "CUDA_EMU_MEMORY", "640000");
+}
+
+static void a_get_that_fails_gives_zeros_and_is_told(void **unused)
+{
+    (void)unused;
+    in_child(reading_lacks_memory, "CUDA_EMU_FAIL", "cudaMallocHost");
+    in_child(reading_cannot_wait, "CUDA_EMU_FAIL", "cudaStreamWaitEvent");
 }
 
 static void a_machine_without_a_device_is_told_so(void **unused)
@@ -152,6 +195,7 @@ int main(void)
     const struct CMUnitTest emulated[] = {
         cmocka_unit_test(a_refused_kernel_is_named),
         cmocka_unit_test(memory_that_runs_out_is_told_apart),
+        cmocka_unit_test(a_get_that_fails_gives_zeros_and_is_told),
         cmocka_unit_test(a_machine_without_a_device_is_told_so),
     };
     const struct CMUnitTest both[] = {cmocka_unit_test(a_refusal_is_named_once_and_passes)};

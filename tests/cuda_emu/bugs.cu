@@ -125,6 +125,33 @@ static __global__ void copy_no_barrier(float *o, const float *from)
     o[threadIdx.x] = s[127 - threadIdx.x];
 }
 
+/* A copy on a stream of its own of what a kernel on another one makes; how: 0 right, 1 without an event, 2 with one that was
+   recorded before the kernel. */
+static void read_beside(float *host, float *d, size_t bytes, cudaStream_t s, int how)
+{
+    cudaStream_t copies;
+    cudaEvent_t made, here;
+    float *pinned;
+    cudaMallocHost((void **)&pinned, bytes);
+    cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&made, cudaEventDisableTiming);
+    cudaEventCreateWithFlags(&here, cudaEventDisableTiming);
+    cudaMemsetAsync(d, 0, bytes, s);
+    if (how == 2) cudaEventRecord(made, s);
+    CUDA_LAUNCH(past_global, 1, 64, 0, s, d);
+    if (how == 0) cudaEventRecord(made, s);
+    CUDA_LAUNCH(past_global, 1, 64, 0, s, d + 64); /* need not be waited for */
+    if (how != 1) cudaStreamWaitEvent(copies, made, 0);
+    cudaMemcpyAsync(pinned, d, 64 * sizeof *d, cudaMemcpyDeviceToHost, copies);
+    cudaEventRecord(here, copies);
+    cudaEventSynchronize(here);
+    memcpy(host, pinned, 64 * sizeof *host);
+    cudaFreeHost(pinned);
+    cudaStreamDestroy(copies);
+    cudaEventDestroy(made);
+    cudaEventDestroy(here);
+}
+
 static int wrong(const char *what)
 {
     printf("noticed: %s\n", what);
@@ -199,6 +226,13 @@ int main(int argc, char **argv)
         cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal);
         cudaStreamSynchronize(s);
         break;
+    case 20:
+    case 21:
+    case 22:
+        read_beside(host, d, sizeof host, s, bug - 20);
+        for (int i = 0; i < 64; i++)
+            if (host[i] != (float)(i > 0)) return wrong("the copy came before the kernel");
+        return 0;
     }
     if (cudaGetLastError() != cudaSuccess) return wrong("refused");
     cudaMemcpyAsync(host, d, sizeof host, cudaMemcpyDeviceToHost, s);

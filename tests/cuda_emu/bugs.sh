@@ -25,6 +25,9 @@ esac
 for bug in $bugs; do try noticed "$bug" A=1; done
 for order in fwd rev rand:1 rand:2; do try passes 0 CUDA_EMU_ORDER=$order; done
 try passes 0 CUDA_EMU_DEFER=1
+try passes 20 CUDA_EMU_DEFER=1
+try noticed 21 CUDA_EMU_DEFER=1
+try noticed 22 CUDA_EMU_DEFER=1
 if [ "$2" = plain ]; then
     try noticed 1 CUDA_EMU_ORDER=rev
     try noticed 10 CUDA_EMU_ORDER=fwd

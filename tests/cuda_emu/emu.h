@@ -11,12 +11,12 @@
  * Nothing of the toolkit is included: this header declares the part of its interface that the kernels use.
  * Environment, read once:
  *     CUDA_EMU_ORDER=rev | rand:SEED   order of blocks and threads (else as numbered)
- *     CUDA_EMU_DEFER=1                 what is queued runs when it is waited for
+ *     CUDA_EMU_DEFER=1                 what is queued runs when it is waited for, and no more than that
  *     CUDA_EMU_PROTECT=1               device memory cannot be touched outside kernels and copies
  *     CUDA_EMU_NODEV=1                 no device
  *     CUDA_EMU_MEMORY=BYTES            memory of the device
  *     CUDA_EMU_SHARED=BYTES            shared memory that a block may ask for
- *     CUDA_EMU_FAIL=KERNEL             the launch of this kernel is refused
+ *     CUDA_EMU_FAIL=NAME               the launch of this kernel is refused; cudaMallocHost, cudaStreamWaitEvent: that call
  */
 #ifndef CUDA_EMU_H
 #define CUDA_EMU_H
@@ -230,6 +230,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t e);
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
 cudaError_t cudaEventSynchronize(cudaEvent_t e);
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t g, unsigned long long flags);

@@ -1,15 +1,22 @@
 /* emu_runtime.cc: the runtime's calls on the host's memory: allocations, streams as lists of work, graphs as kept lists.
  *
  * As on the device: a copy from pageable memory reads it before the call returns, one from pinned memory when the stream comes
- * to it; what may not happen while a stream is captured ends the capture. Stricter than the device: a copy must lie inside
- * one allocation, and fresh memory holds NaN.
+ * to it; what may not happen while a thread captures a stream ends the capture; an event stands for what its stream had been
+ * given when it was recorded. Where work is deferred, waiting runs no more than what is waited for: another stream's work
+ * comes in time only if an event says so. Stricter than the device: a copy must lie inside one allocation, fresh memory holds
+ * NaN, and events stay out of captures.
+ *
+ * Threads: one lock, held by every call, so that kernels run one after the other, on the thread that waits for them.
  */
 #include "emu_in.h"
 
+#include <deque>
 #include <map>
+#include <mutex>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <thread>
 
 #if !defined(__has_feature)
 #define __has_feature(x) 0
@@ -22,12 +29,15 @@
 #endif
 
 struct emu_stream {
-    std::vector<std::function<void()>> queue;
+    std::deque<std::function<void()>> queue;
+    uint64_t ran; /* how much left the queue since the stream was made */
     struct emu_graph *capture;
+    std::thread::id captor;
     bool broken;
 };
 struct emu_event {
-    struct emu_stream *s;
+    struct emu_stream *s; /* NULL: never recorded */
+    uint64_t upto;        /* it stands for this much of the stream's work */
 };
 struct emu_graph {
     std::vector<std::function<void()>> work;
@@ -35,7 +45,9 @@ struct emu_graph {
 
 enum { PAGE = 4096, VERSION = 13000, SHARED_STATIC = 48 << 10, SHARED_MOST = 227 << 10 };
 
-static cudaError_t last;
+static std::recursive_mutex calls;
+#define ONE_AT_A_TIME std::lock_guard<std::recursive_mutex> one_at_a_time(calls)
+static thread_local cudaError_t last;
 static int open_doors; /* device memory may be touched while > 0 */
 static uint64_t used;
 
@@ -101,6 +113,12 @@ const struct emu_options *emu_options(void)
     return &o;
 }
 
+/* CUDA_EMU_FAIL names a call instead of a kernel. */
+static bool refused(const char *call)
+{
+    return emu_options()->fail && !strcmp(emu_options()->fail, call);
+}
+
 /* ---- streams ---- */
 
 static void doors(int change)
@@ -111,13 +129,26 @@ static void doors(int change)
     for (auto &p : device_memory()) mprotect(p.first, p.second, change > 0 ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
+static void flush_to(struct emu_stream *s, uint64_t upto)
+{
+    doors(1);
+    while (s->ran < upto) {
+        std::function<void()> f = std::move(s->queue.front());
+        s->queue.pop_front();
+        s->ran++;
+        f();
+    }
+    doors(-1);
+}
+
+static uint64_t given(const struct emu_stream *s)
+{
+    return s->ran + s->queue.size();
+}
+
 static void flush(struct emu_stream *s)
 {
-    std::vector<std::function<void()>> work;
-    work.swap(s->queue);
-    doors(1);
-    for (auto &f : work) f();
-    doors(-1);
+    flush_to(s, given(s));
 }
 
 static void enqueue(struct emu_stream *s, std::function<void()> f)
@@ -137,8 +168,18 @@ static bool captured(struct emu_stream *s)
     return s->capture;
 }
 
+/* As in the mode "thread local": what other threads capture is not in the way. */
+static bool any_capture(void)
+{
+    bool any = false;
+    for (struct emu_stream *s : streams())
+        if (s->capture && s->captor == std::this_thread::get_id()) any = captured(s);
+    return any;
+}
+
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
 {
+    ONE_AT_A_TIME;
     (void)flags;
     *s = new struct emu_stream();
     streams().push_back(*s);
@@ -147,6 +188,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
 
 cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
+    ONE_AT_A_TIME;
     flush(s);
     for (size_t i = 0; i < streams().size(); i++)
         if (streams()[i] == s) streams().erase(streams().begin() + (long)i);
@@ -156,6 +198,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
+    ONE_AT_A_TIME;
     if (captured(s)) return fail(cudaErrorStreamCaptureUnsupported);
     flush(s);
     return cudaSuccess;
@@ -163,6 +206,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags)
 {
+    ONE_AT_A_TIME;
     (void)flags;
     *e = new struct emu_event();
     return cudaSuccess;
@@ -170,32 +214,54 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags)
 
 cudaError_t cudaEventDestroy(cudaEvent_t e)
 {
+    ONE_AT_A_TIME;
     delete e;
     return cudaSuccess;
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
+    ONE_AT_A_TIME;
+    if (captured(s)) return fail(cudaErrorStreamCaptureUnsupported);
     e->s = s;
+    e->upto = given(s);
     return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
-    return e->s ? cudaStreamSynchronize(e->s) : cudaSuccess;
+    ONE_AT_A_TIME;
+    if (any_capture()) return fail(cudaErrorStreamCaptureUnsupported);
+    if (e->s) flush_to(e->s, e->upto);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags)
+{
+    ONE_AT_A_TIME;
+    struct emu_stream *of = e->s;
+    uint64_t upto = e->upto;
+    (void)flags;
+    if (captured(s)) return fail(cudaErrorStreamCaptureUnsupported);
+    if (refused(__func__)) return fail(cudaErrorLaunchFailure);
+    if (of && of != s) enqueue(s, [=] { flush_to(of, upto); });
+    return cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode)
 {
+    ONE_AT_A_TIME;
     (void)mode;
     if (s->capture) return fail(cudaErrorStreamCaptureUnsupported);
     s->capture = new struct emu_graph();
+    s->captor = std::this_thread::get_id();
     s->broken = false;
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g)
 {
+    ONE_AT_A_TIME;
     *g = s->capture;
     s->capture = NULL;
     if (!*g) return fail(cudaErrorInvalidValue);
@@ -207,6 +273,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g)
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t g, unsigned long long flags)
 {
+    ONE_AT_A_TIME;
     (void)flags;
     *x = new struct emu_graph(*g);
     return cudaSuccess;
@@ -214,33 +281,30 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t g, unsigned lon
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s)
 {
+    ONE_AT_A_TIME;
     for (const auto &f : x->work) enqueue(s, f);
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t g)
 {
+    ONE_AT_A_TIME;
     delete g;
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x)
 {
+    ONE_AT_A_TIME;
     delete x;
     return cudaSuccess;
 }
 
 /* ---- memory ---- */
 
-static bool any_capture(void)
-{
-    bool any = false;
-    for (struct emu_stream *s : streams()) any |= captured(s);
-    return any;
-}
-
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
+    ONE_AT_A_TIME;
     *p = NULL;
     if (emu_options()->no_device) return fail(cudaErrorNoDevice);
     if (any_capture()) return fail(cudaErrorStreamCaptureUnsupported);
@@ -263,6 +327,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
 
 cudaError_t cudaFree(void *p)
 {
+    ONE_AT_A_TIME;
     auto it = device_memory().find((char *)p);
     if (!p) return cudaSuccess;
     if (it == device_memory().end()) emu_die("cudaFree of what cudaMalloc did not give", NULL, 0);
@@ -279,8 +344,10 @@ cudaError_t cudaFree(void *p)
 
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
+    ONE_AT_A_TIME;
     if (emu_options()->no_device) return fail(cudaErrorNoDevice);
     if (any_capture()) return fail(cudaErrorStreamCaptureUnsupported);
+    if (refused(__func__)) return fail(cudaErrorMemoryAllocation);
     if (posix_memalign(p, 256, bytes)) return fail(cudaErrorMemoryAllocation);
     memset(*p, 0xff, bytes);
     pinned_memory()[(char *)*p] = bytes;
@@ -289,6 +356,7 @@ cudaError_t cudaMallocHost(void **p, size_t bytes)
 
 cudaError_t cudaFreeHost(void *p)
 {
+    ONE_AT_A_TIME;
     if (!p) return cudaSuccess;
     for (struct emu_stream *s : streams()) flush(s);
     pinned_memory().erase((char *)p);
@@ -311,6 +379,7 @@ static void check_device(const void *p, size_t bytes)
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t s)
 {
+    ONE_AT_A_TIME;
     if (kind != cudaMemcpyDeviceToHost) check_device(to, bytes);
     if (kind != cudaMemcpyHostToDevice) check_device(from, bytes);
     if (kind == cudaMemcpyHostToDevice && !inside(pinned_memory(), from, bytes)) {
@@ -332,6 +401,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_step, const void *from, size_t from_step, size_t width, size_t n,
                               enum cudaMemcpyKind kind, cudaStream_t s)
 {
+    ONE_AT_A_TIME;
     if (kind != cudaMemcpyDeviceToDevice || width > to_step || width > from_step) return fail(cudaErrorInvalidValue);
     if (!n || !width) return cudaSuccess;
     check_device(to, (n - 1) * to_step + width);
@@ -344,6 +414,7 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_step, const void *from, size_t
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s)
 {
+    ONE_AT_A_TIME;
     check_device(to, bytes);
     enqueue(s, [=] { memset(to, value, bytes); });
     return cudaSuccess;
@@ -353,6 +424,7 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s)
 
 cudaError_t emu_shared_limit(const void *kernel, enum cudaFuncAttribute a, int bytes)
 {
+    ONE_AT_A_TIME;
     (void)a;
     if (bytes > emu_options()->shared) return fail(cudaErrorInvalidValue);
     shared_limits()[kernel] = bytes;
@@ -362,6 +434,7 @@ cudaError_t emu_shared_limit(const void *kernel, enum cudaFuncAttribute a, int b
 void emu_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t s,
                 std::function<void()> body)
 {
+    ONE_AT_A_TIME;
     const uint64_t n = (uint64_t)block.x * block.y * block.z;
     auto limit = shared_limits().find(kernel);
     if (emu_options()->no_device) {
@@ -419,6 +492,7 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
+    ONE_AT_A_TIME;
     *total = emu_options()->memory;
     *free_bytes = *total - used;
     return cudaSuccess;

@@ -21,6 +21,7 @@
 #endif
 #if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
 #define EMU_ASAN 1
+#include <pthread.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #ifdef EMU_TSAN
@@ -289,10 +290,6 @@ static void fiber_main(void)
     const void *bottom;
     size_t size;
     __sanitizer_finish_switch_fiber(NULL, &bottom, &size);
-    if (!s.bottom) {
-        s.bottom = bottom;
-        s.size = size;
-    }
 #endif
     for (;;) {
         struct fiber *f = s.running;
@@ -319,6 +316,19 @@ static void fiber_main(void)
 }
 
 /* ---- blocks ---- */
+
+#ifdef EMU_ASAN
+/* Fibers outlive a launch, and the next one may come from another thread: its stack is the one to go back to. */
+static void find_own_stack(void)
+{
+    pthread_attr_t about;
+    void *bottom;
+    pthread_getattr_np(pthread_self(), &about);
+    pthread_attr_getstack(&about, &bottom, &s.size);
+    pthread_attr_destroy(&about);
+    s.bottom = bottom;
+}
+#endif
 
 static void block_run(void)
 {
@@ -368,6 +378,9 @@ void emu_run(const char *name, dim3 grid, dim3 block, size_t shared, const std::
     s.marks.resize(256 * (WARP + 1) * RING * 8);
     for (int k = 0; k < 2; k++)
         while (s.pool[k].size() < (size_t)s.n) s.pool[k].push_back(fiber_new(s.pool[k].size()));
+#endif
+#ifdef EMU_ASAN
+    find_own_stack();
 #endif
     blockDim = {block.x, block.y, block.z};
     gridDim = {grid.x, grid.y, grid.z};
