@@ -60,34 +60,53 @@ static bool host_room(struct tables *t, const char *operation, size_t bytes)
     return true;
 }
 
+/* Rows next to each other that are one cache's have one table: that of the row with the most pages. A prompt of 2,048 tokens
+   would send 2,048 tables in each layer, most of them equal as far as they go. */
+struct table {
+    struct kv_page *const *const *pages; /* (L)(n) */
+    int n;
+};
+static std::vector<struct table> row_tables;
+
+static void find_tables(const struct rows *r)
+{
+    row_tables.clear();
+    for (int b = 0; b < r->B; b++) {
+        if (b == 0 || r->pages[b] != r->pages[b - 1])
+            row_tables.push_back({r->pages[b], pages_of(r, b)});
+        else if (pages_of(r, b) > row_tables.back().n)
+            row_tables.back().n = pages_of(r, b);
+    }
+}
+
 struct layout {
-    size_t first, pages, hidden, bytes, total; /* where what begins; total: pages of a layer */
+    size_t first, pages, hidden, bytes, total; /* where what begins; total: pages of a layer in all tables */
     int most;
 };
 
-static struct layout layout_of(const struct rows *r, int L, size_t hidden_words)
+static struct layout layout_of(int B, int L, size_t hidden_words)
 {
     struct layout y = {};
     y.most = 1;
-    for (int b = 0; b < r->B; b++) {
-        y.total += (size_t)pages_of(r, b);
-        if (pages_of(r, b) > y.most) y.most = pages_of(r, b);
+    for (const struct table &t : row_tables) {
+        y.total += (size_t)t.n;
+        if (t.n > y.most) y.most = t.n;
     }
     y.most = bucket(y.most);
-    y.first = align((size_t)r->B * sizeof(int));
-    y.pages = align(y.first + ((size_t)r->B + 1) * sizeof(int));
+    y.first = align((size_t)B * sizeof(int));
+    y.pages = align(y.first + ((size_t)B + 1) * sizeof(int));
     y.hidden = align(y.pages + (size_t)L * y.total * sizeof(struct cuda_page));
     y.bytes = y.hidden + hidden_words * sizeof(uint64_t);
     return y;
 }
 
 /* Pages with hidden tokens in layers from..from+L-1. */
-static size_t hidden_pages(const struct rows *r, int from, int L)
+static size_t hidden_pages(int from, int L)
 {
     size_t n = 0;
-    for (int b = 0; b < r->B; b++)
+    for (const struct table &t : row_tables)
         for (int l = from; l < from + L; l++)
-            for (int p = 0; p < pages_of(r, b); p++) n += r->pages[b][l][p]->hidden != NULL;
+            for (int p = 0; p < t.n; p++) n += t.pages[l][p]->hidden != NULL;
     return n;
 }
 
@@ -105,18 +124,19 @@ static int heads_of(const struct rows *r)
 static void gather(char *host, const struct layout *y, const char *device, const struct rows *r, int from, int L, int heads)
 {
     int *first = (int *)(host + y->first), n = 0;
+    size_t at = 0;
     struct cuda_page *entry = (struct cuda_page *)(host + y->pages);
     uint64_t *words = (uint64_t *)(host + y->hidden);
     memcpy(host, r->slot, (size_t)r->B * sizeof(int));
     for (int b = 0; b < r->B; b++) {
+        if (b > 0 && r->pages[b] != r->pages[b - 1]) n += row_tables[at++].n;
         first[b] = n;
-        n += pages_of(r, b);
     }
-    first[r->B] = n;
+    first[r->B] = (int)y->total;
     for (int l = from; l < from + L; l++)
-        for (int b = 0; b < r->B; b++)
-            for (int p = 0; p < pages_of(r, b); p++) {
-                const struct kv_page *page = r->pages[b][l][p];
+        for (const struct table &t : row_tables)
+            for (int p = 0; p < t.n; p++) {
+                const struct kv_page *page = t.pages[l][p];
                 *entry = {page->k, page->v, NULL};
                 if (page->hidden) {
                     entry->hidden = (const uint64_t *)(device + ((char *)words - host));
@@ -131,9 +151,10 @@ static bool upload(struct tables *t, const char *operation, const struct rows *r
 {
     struct layout y;
     int i;
-    t->hidden = hidden_pages(r, from, L);
+    find_tables(r);
+    t->hidden = hidden_pages(from, L);
     t->heads = heads;
-    y = layout_of(r, L, t->hidden * (size_t)heads);
+    y = layout_of(r->B, L, t->hidden * (size_t)heads);
     if (!host_room(t, operation, y.bytes)) return false;
     if (!cuda_need(&t->memory, operation, y.bytes)) return false;
     i = t->turn;

@@ -75,8 +75,13 @@ static void caches_make(struct caches *c, struct attn a, int B, int longest)
             pages = c->slot[b] / PAGE_TOKENS + 1;
             if (pages > shared) own = page_add(c, c->slot[b] % PAGE_TOKENS + 1, random_below(4) == 0);
             for (int side = 0; side < 2; side++) {
-                c->tables[side][b] = calloc((size_t)pages, sizeof ***c->tables);
-                for (int p = 0; p < pages; p++) c->tables[side][b][p] = &c->page[side][p < shared ? prefix[p] : own];
+                const int held = prefill ? shared : pages;
+                if (prefill && i > 0) {
+                    c->tables[side][b] = c->tables[side][b - 1];
+                    continue;
+                }
+                c->tables[side][b] = calloc((size_t)held, sizeof ***c->tables);
+                for (int p = 0; p < held; p++) c->tables[side][b][p] = &c->page[side][p < shared ? prefix[p] : own];
             }
             if (random_below(2)) {
                 c->blocked[b] = calloc((size_t)(a.H * pages), sizeof **c->blocked);
@@ -97,8 +102,8 @@ static void caches_clear(struct caches *c)
         cuda->release(c->page[1][i].v);
     }
     for (int b = 0; b < c->B; b++) {
-        free(c->tables[0][b]);
-        free(c->tables[1][b]);
+        for (int side = 0; side < 2; side++)
+            if (b == c->B - 1 || c->tables[side][b] != c->tables[side][b + 1]) free(c->tables[side][b]);
         free(c->blocked[b]);
     }
     for (int side = 0; side < 2; side++) {
