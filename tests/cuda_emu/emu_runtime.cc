@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #if !defined(__has_feature)
 #define __has_feature(x) 0
@@ -28,6 +29,8 @@ struct emu_stream {
 };
 struct emu_event {
     struct emu_stream *s;
+    bool times;
+    double ms; /* when the stream came to it; < 0: not yet */
 };
 struct emu_graph {
     std::vector<std::function<void()>> work;
@@ -95,6 +98,7 @@ const struct emu_options *emu_options(void)
     if ((v = getenv("CUDA_EMU_SHARED"))) o.shared = atoi(v);
     if ((v = getenv("CUDA_EMU_MEMORY"))) o.memory = strtoull(v, NULL, 10);
     o.fail = getenv("CUDA_EMU_FAIL");
+    o.cublas = getenv("CUDA_EMU_CUBLAS");
     o.defer = is_on("CUDA_EMU_DEFER");
     o.protect = is_on("CUDA_EMU_PROTECT");
     o.no_device = is_on("CUDA_EMU_NODEV");
@@ -130,6 +134,11 @@ static void enqueue(struct emu_stream *s, std::function<void()> f)
     if (!emu_options()->defer) flush(s);
 }
 
+void emu_enqueue(cudaStream_t s, std::function<void()> f)
+{
+    enqueue(s, std::move(f));
+}
+
 /* What a capture cannot hold breaks it. */
 static bool captured(struct emu_stream *s)
 {
@@ -163,8 +172,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags)
 {
-    (void)flags;
     *e = new struct emu_event();
+    (*e)->times = !(flags & cudaEventDisableTiming);
+    (*e)->ms = -1;
     return cudaSuccess;
 }
 
@@ -177,12 +187,27 @@ cudaError_t cudaEventDestroy(cudaEvent_t e)
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
     e->s = s;
+    e->ms = -1;
+    if (e->times)
+        enqueue(s, [e] {
+            struct timespec t;
+            clock_gettime(CLOCK_MONOTONIC, &t);
+            e->ms = 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
+        });
     return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
     return e->s ? cudaStreamSynchronize(e->s) : cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
+{
+    if (!from->times || !to->times || !from->s || !to->s) return fail(cudaErrorInvalidResourceHandle);
+    if (from->ms < 0 || to->ms < 0) return fail(cudaErrorNotReady);
+    *ms = (float)(to->ms - from->ms);
+    return cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode)
@@ -309,6 +334,11 @@ static void check_device(const void *p, size_t bytes)
     if (!inside(device_memory(), p, bytes)) emu_die("a copy outside of an allocation of the device", NULL, 0);
 }
 
+void emu_check_device(const void *p, size_t bytes)
+{
+    check_device(p, bytes);
+}
+
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t s)
 {
     if (kind != cudaMemcpyDeviceToHost) check_device(to, bytes);
@@ -404,6 +434,13 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     return cudaSuccess;
 }
 
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int device)
+{
+    if (device || a != cudaDevAttrL2CacheSize) return fail(cudaErrorInvalidValue);
+    *value = 64 << 10;
+    return cudaSuccess;
+}
+
 cudaError_t cudaDriverGetVersion(int *version)
 {
     *version = emu_options()->no_device ? 0 : (int)VERSION;
@@ -439,6 +476,8 @@ const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle: return "invalid resource handle";
+    case cudaErrorNotReady: return "device not ready";
     case cudaErrorLaunchFailure: return "unspecified launch failure";
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
     case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
