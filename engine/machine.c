@@ -44,7 +44,6 @@ void machine_gpu(struct machine_gpu *out, int device)
     backend_gpus(&gpus);
     snprintf(out->why, sizeof out->why, "%s", b.why);
     snprintf(out->plugin, sizeof out->plugin, "%s", b.path);
-    out->loads = b.state != BACKEND_NO_PLUGIN && b.state != BACKEND_NO_LIBRARY && b.state != BACKEND_BROKEN;
     backend_cublas(out->cublas, sizeof out->cublas);
     snprintf(out->driver_why, sizeof out->driver_why, "%s", gpus.why);
     out->driver = gpus.driver;

@@ -7,6 +7,7 @@
  *     machine_limits(en, 0.5, &lim, e);
  *     struct measured m[MEASURED_MAX];
  *     n = machine_measure(en, 32, 2048, 0.5, m, e);   // every operation of a decoding step of 32 rows
+ *     n = machine_products(en, &rows, 0.5, m, e);     // the products of a prefill
  */
 #ifndef ENGINE_MACHINE_H
 #define ENGINE_MACHINE_H
@@ -30,7 +31,6 @@ struct machine_gpu {
     char why[768];    /* the first thing that is missing */
     char plugin[512]; /* path; "": none */
     char cublas[64];  /* file name; "": none */
-    bool loads;       /* the plug-in could be loaded: it has every library it needs */
     int driver;       /* CUDA version, 13000 for 13.0; 0: no driver */
     int runtime;      /* of the plug-in; 0: not known */
     char driver_why[256];
@@ -55,10 +55,13 @@ int machine_self_test(int *variants, const char **first_bad, err *e);
 /* ---- speed ---- */
 
 /* The most that this machine does, measured on the spot: weights are read at no more than `read` bytes a second, and no more
-   than `flops` multiplications and additions are made. */
+   than `flops` multiplications and additions are made. On a GPU the arithmetic is the better of our own product and that of the
+   vendor's library; flops_how says which. */
 struct machine_limits {
     double read, flops;
     char read_how[96], flops_how[96];
+    bool library;          /* the vendor's library can be compared with */
+    char library_why[200]; /* why not; "": it can, or there is no vendor */
 };
 int machine_limits(engine *en, double seconds, struct machine_limits *out, err *e);
 
@@ -67,11 +70,16 @@ enum { MEASURED_MAX = 16 };
 /* One kind of operation, over all layers of a pass. */
 struct measured {
     const char *op;
-    double seconds; /* median */
-    double bytes;   /* that must be moved: weights, caches, rows */
-    double flops;   /* multiplications and additions; 0: not worth counting */
+    double seconds;          /* median */
+    double bytes;            /* that must be moved: weights, caches, rows */
+    double flops;            /* multiplications and additions; 0: not worth counting */
+    double library;          /* seconds that the vendor's library takes for bf16 products of the same shapes; 0: not compared */
+    const char *library_why; /* why not; NULL: compared, no product, or no vendor; good until the next measurement */
 };
 /* B rows behind `prefix` shared tokens, as decoding has them. Returns how many, or -1. */
 int machine_measure(engine *en, int B, int prefix, double seconds, struct measured out[MEASURED_MAX], err *e);
+/* The products of the layers alone, as a prefill of *rows tokens has them; *rows becomes what a pass takes at most. Returns how
+   many, or -1. */
+int machine_products(engine *en, int *rows, double seconds, struct measured out[MEASURED_MAX], err *e);
 
 #endif

@@ -113,6 +113,24 @@ static double once(void (*turn)(void *), struct limit *t)
     return now() - from;
 }
 
+/* The most arithmetic is what the better of the two products does: a limit that the library exceeds would be none. */
+static void limits_library(engine *en, const struct limit *t, struct machine_limits *out)
+{
+    const char *why = "";
+    double seconds, ours = out->flops, theirs;
+    if (!en->k->library_matmul) return;
+    seconds = en->k->library_matmul(t->w.rows, t->w.cols, t->B, &why);
+    out->library = seconds > 0;
+    if (!out->library) {
+        snprintf(out->library_why, sizeof out->library_why, "%s", why);
+        return;
+    }
+    theirs = 2.0 * t->w.rows * t->w.cols * t->B / seconds;
+    if (theirs > ours) out->flops = theirs;
+    snprintf(out->flops_how, sizeof out->flops_how, "a bf16 product of %d x %d and %d rows, %s", t->w.rows, t->w.cols, t->B,
+             theirs > ours ? "cuBLAS's" : "ours, not cuBLAS's");
+}
+
 /* The largest copy and the largest product that are worth their time: on a GPU 1 GiB and 8192 x 8192 with 2048 rows, in the
    emulator a few thousandths of that. The arithmetic of a GPU is taken from a product, since the table has no operation that
    only multiplies and adds. */
@@ -144,6 +162,7 @@ static int limits_gpu(engine *en, double seconds, struct machine_limits *out, er
     }
     out->flops = 2.0 * n * n * t.B / timed(matmul_device, &t, seconds);
     snprintf(out->flops_how, sizeof out->flops_how, "a bf16 product of %d x %d and %d rows", n, n, t.B);
+    limits_library(en, &t, out);
     en->k->release(t.a);
     en->k->release(t.b);
     return trouble_take(en, e);
@@ -155,6 +174,7 @@ no_memory:
 
 int machine_limits(engine *en, double seconds, struct machine_limits *out, err *e)
 {
+    *out = (struct machine_limits){0};
     return en->gpu.k ? limits_gpu(en, seconds, out, e) : limits_cpu(en, seconds, out, e);
 }
 
@@ -166,11 +186,30 @@ static const char *const op_names[OP_COUNT] = {"embed",    "norms",          "ma
                                                "matmul o", "matmul gate up", "activation",   "matmul down",  "matmul head",
                                                "pick"};
 
+enum { KNOWN = 16 };
+
 struct step {
     engine *en;
     enum op op;
     int B;
+    struct {
+        int rows, cols;
+        double seconds;
+    } known[KNOWN]; /* what the library takes for B rows */
+    int n_known;
 };
+
+/* The matrices of an operation in a layer; those that a model lacks have no data. */
+static int matrices(enum op op, const struct layer *w, const struct mat *out[4])
+{
+    switch (op) {
+    case OP_QKV: out[0] = &w->q.w, out[1] = &w->k.w, out[2] = &w->v.w, out[3] = &w->qkv.w; return 4;
+    case OP_O: out[0] = &w->o.w; return 1;
+    case OP_GATE_UP: out[0] = &w->gate.w, out[1] = &w->up.w; return 2;
+    case OP_DOWN: out[0] = &w->down.w; return 1;
+    default: return 0;
+    }
+}
 
 static void multiply(const engine *en, float *y, const struct linear *w, const float *x, int B)
 {
@@ -251,50 +290,76 @@ static void turn(void *arg)
     wait_for(en->k, s->x);
 }
 
-static double mat_bytes(const struct linear *w)
+static double mat_bytes(const struct mat *w)
 {
-    if (!w->w.data) return 0;
-    if (w->w.ldt) return (double)w->w.rows * w->w.cols * dtype_block_bytes(w->w.type);
-    return (double)mat_row_bytes(&w->w) * w->w.rows;
-}
-
-static double mat_flops(const struct linear *w, int B)
-{
-    return w->w.data ? 2.0 * w->w.rows * w->w.cols * B : 0;
+    if (w->ldt) return (double)w->rows * w->cols * dtype_block_bytes(w->type);
+    return (double)mat_row_bytes(w) * w->rows;
 }
 
 /* Bytes and arithmetic of an operation in one layer; rows count as read and written once. */
 static void cost(const struct step *t, const struct layer *w, int prefix, struct measured *out)
 {
     const struct model *m = &t->en->model;
+    const struct mat *all[4];
     double rows = (double)t->B * sizeof(float), kv = 2.0 * m->G * m->E * dtype_block_bytes(t->en->attn.kv_type);
-    int seen = w->window && w->window < prefix ? w->window : prefix;
+    int seen = w->window && w->window < prefix ? w->window : prefix, n = matrices(t->op, w, all), i;
+    for (i = 0; i < n; i++) {
+        if (!all[i]->data) continue;
+        out->bytes += mat_bytes(all[i]);
+        out->flops += 2.0 * all[i]->rows * all[i]->cols * t->B;
+    }
     switch (t->op) {
     case OP_NORM: out->bytes += 4 * rows * m->D; break;
-    case OP_QKV:
-        out->bytes += mat_bytes(&w->q) + mat_bytes(&w->k) + mat_bytes(&w->v) + mat_bytes(&w->qkv);
-        out->flops += mat_flops(&w->q, t->B) + mat_flops(&w->k, t->B) + mat_flops(&w->v, t->B) + mat_flops(&w->qkv, t->B);
-        break;
     case OP_ROPE: out->bytes += rows * (2.0 * m->H + 2.0 * m->G) * m->E + t->B * kv; break;
     case OP_ATTEND: /* the shared pages once, the row's own one each */
         out->bytes += seen * kv + t->B * PAGE_TOKENS * kv + 2 * rows * m->H * m->E;
         out->flops += 4.0 * t->B * seen * m->H * m->E;
         break;
-    case OP_O:
-        out->bytes += mat_bytes(&w->o);
-        out->flops += mat_flops(&w->o, t->B);
-        break;
-    case OP_GATE_UP:
-        out->bytes += mat_bytes(&w->gate) + mat_bytes(&w->up);
-        out->flops += mat_flops(&w->gate, t->B) + mat_flops(&w->up, t->B);
-        break;
     case OP_ACTIVATION: out->bytes += 3 * rows * m->F; break;
-    case OP_DOWN:
-        out->bytes += mat_bytes(&w->down);
-        out->flops += mat_flops(&w->down, t->B);
-        break;
     default: break;
     }
+}
+
+/* ---- the vendor's library on the same shapes ---- */
+
+/* Adds its seconds for one matrix. The layers of a model have few shapes, and each is timed once. */
+static bool add_library(struct step *t, const struct mat *w, struct measured *out)
+{
+    const char *why = "";
+    double seconds;
+    int i;
+    for (i = 0; i < t->n_known && (t->known[i].rows != w->rows || t->known[i].cols != w->cols);) i++;
+    if (i == t->n_known) {
+        seconds = t->en->k->library_matmul(w->rows, w->cols, t->B, &why);
+        if (seconds <= 0) {
+            out->library_why = why;
+            return false;
+        }
+        if (t->n_known == KNOWN) i = --t->n_known;
+        t->known[i].rows = w->rows;
+        t->known[i].cols = w->cols;
+        t->known[i].seconds = seconds;
+        t->n_known++;
+    }
+    out->library += t->known[i].seconds;
+    return true;
+}
+
+/* After our own times were taken, so that no other program's kernels run between two of ours. */
+static void compare(struct step *t, struct measured *out)
+{
+    const struct model *m = &t->en->model;
+    const struct mat *all[4];
+    int layer, i, n;
+    bool good = true;
+    if (!t->en->k->library_matmul) return;
+    if (t->op == OP_HEAD) good = add_library(t, &m->head, out);
+    for (layer = 0; good && layer < m->n_layer; layer++) {
+        n = matrices(t->op, &m->layers[layer], all);
+        for (i = 0; good && i < n; i++)
+            if (all[i]->data) good = add_library(t, all[i], out);
+    }
+    if (!good) out->library = 0;
 }
 
 static void cost_once(const struct step *t, struct measured *out)
@@ -307,21 +372,47 @@ static void cost_once(const struct step *t, struct measured *out)
     out->flops = 2.0 * m->V * m->D * t->B;
 }
 
+static void measure_op(struct step *t, int prefix, double seconds, struct measured *out)
+{
+    const struct model *m = &t->en->model;
+    int layer;
+    *out = (struct measured){.op = op_names[t->op]};
+    for (layer = 0; layer < m->n_layer; layer++) cost(t, &m->layers[layer], prefix, out);
+    cost_once(t, out);
+    out->seconds = timed(turn, t, seconds);
+}
+
 static int measure(engine *en, const struct pass_row *rows, int B, int prefix, double seconds, struct measured *out)
 {
     struct step t = {.en = en, .B = B};
-    int n = 0, layer;
+    int n = 0;
     forward_rows(en, rows, B);
     en->k->begin(&en->s.r, en->model.n_layer, 0);
-    for (t.op = 0; t.op < OP_COUNT; t.op++) {
-        struct measured *one = &out[n++];
-        *one = (struct measured){.op = op_names[t.op]};
-        for (layer = 0; layer < en->model.n_layer; layer++) cost(&t, &en->model.layers[layer], prefix, one);
-        cost_once(&t, one);
-        one->seconds = timed(turn, &t, seconds / OP_COUNT);
-    }
+    for (t.op = 0; t.op < OP_COUNT; t.op++) measure_op(&t, prefix, seconds / OP_COUNT, &out[n++]);
     en->k->end();
+    for (t.op = 0; t.op < OP_COUNT; t.op++) compare(&t, &out[t.op]);
     return n;
+}
+
+static const enum op products[] = {OP_QKV, OP_O, OP_GATE_UP, OP_DOWN};
+enum { PRODUCTS = sizeof products / sizeof *products };
+
+int machine_products(engine *en, int *rows, double seconds, struct measured out[MEASURED_MAX], err *e)
+{
+    struct step t = {.en = en};
+    int i;
+    if (*rows > en->s.rows) *rows = en->s.rows;
+    t.B = *rows;
+    trouble_pass(en);
+    for (i = 0; i < PRODUCTS; i++) {
+        t.op = products[i];
+        measure_op(&t, 0, seconds / PRODUCTS, &out[i]);
+    }
+    for (i = 0; i < PRODUCTS; i++) {
+        t.op = products[i];
+        compare(&t, &out[i]);
+    }
+    return trouble_take(en, e) ? -1 : PRODUCTS;
 }
 
 int machine_measure(engine *en, int B, int prefix, double seconds, struct measured out[MEASURED_MAX], err *e)

@@ -1,6 +1,8 @@
 /* backend.c: see backend.h. */
 #include "backend.h"
 
+#include "cuda_library.h"
+
 #include <dlfcn.h>
 #include <libgen.h>
 #include <stdarg.h>
@@ -79,11 +81,11 @@ void backend_gpus(struct backend_gpus *g)
 
 int backend_cublas(char *name, size_t n)
 {
-    static const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so.11"};
-    size_t i;
-    for (i = 0; i < sizeof names / sizeof *names; i++) {
-        if (!dlopen(names[i], RTLD_LAZY | RTLD_LOCAL)) continue; /* stays loaded: its libraries leak when they are unloaded */
-        snprintf(name, n, "%s", names[i]);
+    int i;
+    for (i = 0; i < CUDA_LIBRARY_NAMES; i++) {
+        /* stays loaded: its libraries leak when they are unloaded */
+        if (!dlopen(cuda_library_names[i], RTLD_LAZY | RTLD_LOCAL)) continue;
+        snprintf(name, n, "%s", cuda_library_names[i]);
         return 1;
     }
     return 0;
@@ -129,7 +131,7 @@ static const char *locate(struct backend *b, const char *file)
     return file;
 }
 
-/* dlerror says "libcublas.so.13: cannot open shared object file: ..." of what it did not find: the name is its first word. */
+/* dlerror says "libcudart.so.13: cannot open shared object file: ..." of what it did not find: the name is its first word. */
 static int not_loaded(struct backend *b, const char *file, const char *message)
 {
     const char *absent = strstr(message, ": cannot open shared object file");

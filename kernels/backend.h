@@ -6,7 +6,7 @@
  * process, and so does its table.
  *
  *     struct backend b;
- *     if (!backend_open(&b, "cuda", 0)) ...   // b.why: "libkvrun_cuda.so needs libcublas.so.13, which is not installed"
+ *     if (!backend_open(&b, "cuda", 0)) ...   // b.why: "libkvrun_cuda.so needs libcudart.so.13, which is not installed"
  *     b.k->matmul(...);
  *
  * backend_gpus asks the driver alone, so that it can tell of GPUs where the plug-in is what is missing.
@@ -20,7 +20,7 @@
 enum backend_state {
     BACKEND_USABLE,
     BACKEND_NO_PLUGIN,  /* kvrun was built without the CUDA toolkit */
-    BACKEND_NO_LIBRARY, /* the plug-in is there, a library it needs is not: cuBLAS */
+    BACKEND_NO_LIBRARY, /* the plug-in is there, a library it needs is not */
     BACKEND_BROKEN,     /* it cannot be loaded for another reason, or is no plug-in of this version */
     BACKEND_NO_DRIVER,
     BACKEND_NO_GPU,
@@ -54,7 +54,7 @@ struct backend_gpus {
 };
 
 void backend_gpus(struct backend_gpus *g);
-/* Whether a cuBLAS can be loaded, and its file name. For reports: what a plug-in needs, it says itself. */
+/* Whether a cuBLAS can be loaded, and its file name. For reports: only kvrun bench uses one, to compare (cuda_library.cu). */
 int backend_cublas(char *name, size_t n);
 
 #endif

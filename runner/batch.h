@@ -20,7 +20,8 @@ struct loop {
     writer *w;
     struct families *fam;
     struct progress progress;
-    int *pending; /* (n_pending) indices of jobs */
+    int64_t started_ms; /* behind the loading, before the database is opened */
+    int *pending;       /* (n_pending) indices of jobs */
     int n_pending, n_reused, n_failed;
     struct control_sum controls;
     int rows;  /* jobs of a batch; halved when memory runs out */

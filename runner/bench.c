@@ -25,6 +25,9 @@ struct prefilled {
     int n;
     double seconds, flops; /* seconds 0: left out, since it would take `estimate` seconds */
     double estimate;
+    int rows; /* of a pass; what the products are measured with, on a GPU */
+    struct measured ops[MEASURED_MAX];
+    int n_ops;
 };
 
 struct bench {
@@ -35,6 +38,7 @@ struct bench {
     struct machine_limits lim;
     struct decoded decode[BATCHES];
     struct prefilled prefill[PREFILLS];
+    char apart[200]; /* why a product was not compared with the vendor's library; "": all were, or there is no vendor */
 };
 
 static double now(void)
@@ -47,6 +51,14 @@ static double now(void)
 static bool on_gpu(const struct bench *b)
 {
     return engine_info(b->en)->gpu_name != NULL;
+}
+
+/* The first reason is kept. */
+static void note_reason(struct bench *b, const struct measured *ops, int n)
+{
+    int k;
+    for (k = 0; k < n && !b->apart[0]; k++)
+        if (ops[k].library_why) snprintf(b->apart, sizeof b->apart, "%s: %s", ops[k].op, ops[k].library_why);
 }
 
 static int *made_ids(const struct bench *b, int n)
@@ -102,6 +114,7 @@ static int bench_decode(struct bench *b, cache *base, struct decoded *d, int B, 
     if (d->steps > room) d->steps = room;
     if (decode(b, base, B, d->steps + 1, &d->seconds, e)) return -1;
     d->n_ops = machine_measure(b->en, B, b->prefix, b->seconds, d->ops, e);
+    note_reason(b, d->ops, d->n_ops);
     return d->n_ops < 0 ? -1 : 0;
 }
 
@@ -145,8 +158,12 @@ static int bench_prefill(struct bench *b, struct prefilled *p, int n, err *e)
         if (i == 0 && one > b->seconds) break; /* the first one warms up, but is enough when it takes long */
     }
     p->seconds = best;
+    p->rows = n;
     free(ids);
-    return rc;
+    if (rc || !on_gpu(b)) return rc;
+    p->n_ops = machine_products(b->en, &p->rows, b->seconds, p->ops, e);
+    note_reason(b, p->ops, p->n_ops);
+    return p->n_ops < 0 ? -1 : 0;
 }
 
 /* ---- all ---- */
@@ -179,6 +196,7 @@ static int run(struct bench *b, err *e)
     cache *base = NULL;
     int *ids, i, rc;
     if (machine_limits(b->en, b->seconds / 4, &b->lim, e)) return -1;
+    snprintf(b->apart, sizeof b->apart, "%s", b->lim.library_why);
     b->prefix = choose_prefix(b);
     ids = made_ids(b, b->prefix);
     rc = cache_new(&base, b->en, e) || cache_feed(base, ids, b->prefix, NULL, e) ? -1 : 0;
@@ -223,19 +241,30 @@ static double percent(double x, double of)
     return of > 0 ? 100 * x / of : 0;
 }
 
-static void print_ops(const struct bench *b, const struct decoded *d, FILE *out)
+static void print_library(const struct measured *m, FILE *out)
 {
+    if (m->library > 0)
+        fprintf(out, " %.3f | %.2f |", m->library * 1e3, m->seconds / m->library);
+    else
+        fputs(" | |", out);
+}
+
+static void print_ops(const struct bench *b, const char *what, int rows, const struct measured *ops, int n, FILE *out)
+{
+    bool library = b->lim.library;
     int k;
-    fprintf(out, "\n| one step, B = %d | ms | GB/s | of the limit | GFLOP/s | of the limit |\n|---|---|---|---|---|---|\n",
-            d->B);
-    for (k = 0; k < d->n_ops; k++) {
-        const struct measured *m = &d->ops[k];
+    fprintf(out, "\n| %s%d | ms | GB/s | of the limit | GFLOP/s | of the limit |%s\n|---|---|---|---|---|---|%s\n", what, rows,
+            library ? " cuBLAS, bf16: ms | ours / cuBLAS |" : "", library ? "---|---|" : "");
+    for (k = 0; k < n; k++) {
+        const struct measured *m = &ops[k];
         fprintf(out, "| %s | %.3f | %.1f | %.0f %% |", m->op, m->seconds * 1e3, m->bytes / m->seconds / 1e9,
                 percent(m->bytes / m->seconds, b->lim.read));
         if (m->flops > 0)
-            fprintf(out, " %.1f | %.0f %% |\n", m->flops / m->seconds / 1e9, percent(m->flops / m->seconds, b->lim.flops));
+            fprintf(out, " %.1f | %.0f %% |", m->flops / m->seconds / 1e9, percent(m->flops / m->seconds, b->lim.flops));
         else
-            fputs(" | |\n", out);
+            fputs(" | |", out);
+        if (library) print_library(m, out);
+        fputc('\n', out);
     }
 }
 
@@ -268,17 +297,40 @@ static void print_text(const struct bench *b, FILE *out)
         else
             fprintf(out, "| %d tokens | not measured: about %.0f s each; see --seconds | | | |\n", p->n, p->estimate);
     }
-    for (k = 0; k < BATCHES; k++) print_ops(b, &b->decode[k], out);
+    for (k = 0; k < BATCHES; k++) print_ops(b, "one step, B = ", b->decode[k].B, b->decode[k].ops, b->decode[k].n_ops, out);
+    for (k = 0; k < PREFILLS; k++)
+        if (b->prefill[k].n_ops)
+            print_ops(b, "products of a prefill, rows = ", b->prefill[k].rows, b->prefill[k].ops, b->prefill[k].n_ops, out);
+    if (b->apart[0]) fprintf(out, "\nnot compared with cuBLAS: %s\n", b->apart);
 }
 
-static json_t *ops_json(const struct decoded *d)
+/* Where there is a vendor each product has library_seconds, and ours as a multiple of them; null when it was not compared. */
+static json_t *ops_json(const struct measured *ops, int n)
 {
-    json_t *list = json_array();
+    json_t *list = json_array(), *one;
     int k;
-    for (k = 0; k < d->n_ops; k++)
-        json_array_append_new(list, json_pack("{s:s,s:f,s:f,s:f}", "op", d->ops[k].op, "seconds", d->ops[k].seconds, "bytes",
-                                              d->ops[k].bytes, "flops", d->ops[k].flops));
+    for (k = 0; k < n; k++) {
+        one = json_pack("{s:s,s:f,s:f,s:f}", "op", ops[k].op, "seconds", ops[k].seconds, "bytes", ops[k].bytes, "flops",
+                        ops[k].flops);
+        if (ops[k].library > 0 || ops[k].library_why) {
+            bool is = ops[k].library > 0;
+            json_object_set_new(one, "library_seconds", is ? json_real(ops[k].library) : json_null());
+            json_object_set_new(one, "library_ratio", is ? json_real(ops[k].seconds / ops[k].library) : json_null());
+        }
+        json_array_append_new(list, one);
+    }
     return list;
+}
+
+static json_t *prefill_json(const struct prefilled *p)
+{
+    json_t *j = json_pack("{s:i,s:o,s:f}", "tokens", p->n, "seconds", p->seconds > 0 ? json_real(p->seconds) : json_null(),
+                          "flops", p->flops);
+    if (p->n_ops) {
+        json_object_set_new(j, "rows", json_integer(p->rows));
+        json_object_set_new(j, "ops", ops_json(p->ops, p->n_ops));
+    }
+    return j;
 }
 
 static void print_json(const struct bench *b, FILE *out)
@@ -291,15 +343,11 @@ static void print_json(const struct bench *b, FILE *out)
     today(date);
     for (k = 0; k < BATCHES; k++) {
         const struct decoded *d = &b->decode[k];
-        json_array_append_new(decoding,
-                              json_pack("{s:i,s:f,s:f,s:f,s:i,s:o}", "rows", d->B, "tokens_per_second", d->B / d->seconds,
-                                        "seconds", d->seconds, "bytes", step_bytes(d), "steps", d->steps, "ops", ops_json(d)));
+        json_array_append_new(decoding, json_pack("{s:i,s:f,s:f,s:f,s:i,s:o}", "rows", d->B, "tokens_per_second",
+                                                  d->B / d->seconds, "seconds", d->seconds, "bytes", step_bytes(d), "steps",
+                                                  d->steps, "ops", ops_json(d->ops, d->n_ops)));
     }
-    for (k = 0; k < PREFILLS; k++) {
-        const struct prefilled *p = &b->prefill[k];
-        json_array_append_new(prefilling, json_pack("{s:i,s:o,s:f}", "tokens", p->n, "seconds",
-                                                    p->seconds > 0 ? json_real(p->seconds) : json_null(), "flops", p->flops));
-    }
+    for (k = 0; k < PREFILLS; k++) json_array_append_new(prefilling, prefill_json(&b->prefill[k]));
     j = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:i,s:s,s:s,s:i}", "date", date, "kvrun", environment_build(), "backend",
                   i->backend, "device", where, "model", i->name, "weights", i->weight_dtype, "weight_bytes",
                   (json_int_t)i->weight_bytes, "layers", i->n_layer, "kv", i->kv_dtype, "numerics", i->numerics, "prefix",
@@ -307,6 +355,9 @@ static void print_json(const struct bench *b, FILE *out)
     json_object_set_new(j, "limits",
                         json_pack("{s:f,s:s,s:f,s:s}", "bytes_per_second", b->lim.read, "bytes_how", b->lim.read_how,
                                   "flops_per_second", b->lim.flops, "flops_how", b->lim.flops_how));
+    if (b->lim.library || b->apart[0])
+        json_object_set_new(j, "library",
+                            json_pack("{s:s,s:o}", "name", "cuBLAS", "why", *b->apart ? json_string(b->apart) : json_null()));
     json_object_set_new(j, "decode", decoding);
     json_object_set_new(j, "prefill", prefilling);
     text = json_dumps(j, JSON_COMPACT);

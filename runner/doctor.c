@@ -173,10 +173,7 @@ static void find_gpu(struct findings *all, int device)
     add(all, "gpu", g->usable ? GOOD : NOTE, "%s%s", g->usable ? "can be used" : "cannot be used: ", g->why);
     add(all, "  plug-in", *g->plugin ? GOOD : NOTE, "%s",
         *g->plugin ? g->plugin : "not found: kvrun was built without the CUDA toolkit");
-    if (*g->cublas || g->loads)
-        add(all, "  cublas", GOOD, "%s", *g->cublas ? g->cublas : "not found; the plug-in does not need it");
-    else
-        add(all, "  cublas", NOTE, "not found; the plug-in tells whether it needs it");
+    add(all, "  cublas", GOOD, "%s; only kvrun bench uses it, to compare", *g->cublas ? g->cublas : "not found");
     if (g->driver > 1)
         add(all, "  driver", GOOD, "for CUDA %d.%d", g->driver / 1000, g->driver % 1000 / 10);
     else

@@ -54,6 +54,7 @@ static const struct command_row commands[] = {
     {"bench", COMMAND_BENCH, "kvrun bench MODEL [options], or kvrun bench --shape NAME [options]",
      "Measures decoding, prefill and every operation of a pass, beside what this machine does at most, which is measured, "
      "too.\n"
+     "On a GPU cuBLAS's times for the same products stand beside ours, where it is installed; nothing else uses it.\n"
      "The tables are Markdown. A shape is a model with made-up weights: llama-3.1-8b, smollm2-135m or tiny.",
      "kvrun bench --shape smollm2-135m --weights q4_1", 0, 1},
     {"help", COMMAND_HELP, "kvrun help [COMMAND]", "The page of a command.", "kvrun help run", 0, 1},

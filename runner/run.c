@@ -91,9 +91,8 @@ out:
     return rc;
 }
 
-int run_open(struct run *r, const struct options *o, err *e)
+static int open_all(struct run *r, const struct options *o, err *e)
 {
-    memset(r, 0, sizeof *r);
     r->o = o;
     r->mem = arena_new();
     if (spec_load_set(&r->spec, o->args[0], o->sets.v, o->sets.n, &r->diag, e)) return fail(r, e);
@@ -105,6 +104,16 @@ int run_open(struct run *r, const struct options *o, err *e)
     if (only_choose(&r->only, r->spec, r->jobs, o->only.v, o->only.n, e)) return fail(r, e);
     tell(r->diag);
     return 0;
+}
+
+int run_open(struct run *r, const struct options *o, err *e)
+{
+    int64_t from = progress_now_ms();
+    int rc;
+    memset(r, 0, sizeof *r);
+    rc = open_all(r, o, e);
+    r->loading_ms = progress_now_ms() - from;
+    return rc;
 }
 
 void run_close(struct run *r)
@@ -215,15 +224,17 @@ static void tell_failed_controls(const struct loop *l)
             l->controls.fail, l->controls.fail > 1 ? "s" : "", l->controls.failed, l->r->db);
 }
 
+/* Two times, which together are the program's: that of the jobs, until the last answer and verdict is stored, is what a larger
+   experiment has more of; the loading comes once. */
 static void summary(const struct loop *l, int code)
 {
     const struct run *r = l->r;
-    double s = (double)(progress_now_ms() - l->progress.started_ms) / 1000;
+    double s = (double)(progress_now_ms() - l->started_ms) / 1000, loading = (double)r->loading_ms / 1000;
     int done = l->progress.done - l->n_failed, stored = r->only.n_needed - l->n_pending;
     if (r->o->quiet) return;
-    fprintf(stderr, "%s  %d of %d jobs in %.1f s: %d new, %d stored before, %d failed · %lld tokens\n",
-            code == 0 || code == ERR_FAIL ? "done" : "stop", done + stored, r->only.n_needed, s, done, stored, l->n_failed,
-            (long long)l->progress.tokens);
+    fprintf(stderr, "%s  %d of %d jobs in %.1f s (loading %.1f s): %d new, %d stored before, %d failed · %lld tokens\n",
+            code == 0 || code == ERR_FAIL ? "done" : "stop", done + stored, r->only.n_needed, s, loading, done, stored,
+            l->n_failed, (long long)l->progress.tokens);
     tell_controls(l);
     if (l->n_failed) fprintf(stderr, "       what failed: kvrun sql --example 6 --db %s\n", r->db);
     if (code == EXIT_STOPPED || code == EXIT_INTERRUPTED)
@@ -320,7 +331,7 @@ static int conclude(struct loop *l, int code, err *e)
 
 int run_jobs(struct run *r, int argc, char **argv, err *e)
 {
-    struct loop l = {.r = r};
+    struct loop l = {.r = r, .started_ms = progress_now_ms()};
     struct run_info info = {.spec = r->spec, .en = r->en, .jobs = r->jobs, .env = environment_get(r->en), .fresh = r->o->fresh};
     char *args = argv_json(argc, argv), *cwd = getcwd(NULL, 0);
     int rc, code = -1;

@@ -23,7 +23,8 @@ struct run {
     struct bound_prompt *prompts;
     struct jobs *jobs;
     struct only only;
-    const char *db; /* decisions.md 6 */
+    const char *db;     /* decisions.md 6 */
+    int64_t loading_ms; /* what run_open took: most of it is reading, hashing and uploading the model */
 };
 
 /* These return the program's exit code; a message is in e unless it was printed as diagnostics. */

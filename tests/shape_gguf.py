@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes a GGUF file with the sizes of Llama-3.1-8B and made-up bf16 weights, as fast as the disk takes them (16 GB), for runs of the
-whole program at that size.
+whole program at that size; --set makes it smaller.
 
-    python3 tests/shape_gguf.py OUT.gguf [--layers N]
+    python3 tests/shape_gguf.py OUT.gguf [--layers N] [--set dim=64 ...]
 
 The weights are one pattern of random numbers, repeated; its length is a prime number, so that no two rows are equal. The model has no
 tokenizer: prompts are token ids. Standard library only.
@@ -33,8 +33,13 @@ def main():
     p = argparse.ArgumentParser(description="Write a model of the size of Llama-3.1-8B with made-up weights.")
     p.add_argument("out", metavar="OUT.gguf")
     p.add_argument("--layers", type=int, default=SHAPE["layers"])
+    p.add_argument("--set", metavar="NAME=N", action="append", default=[], help="another size: " + ", ".join(SHAPE))
     a = p.parse_args()
     o = dict(SHAPE, layers=a.layers)
+    for name, equals, n in (one.partition("=") for one in a.set):
+        if name not in SHAPE or not n.isdigit() or int(n) % (32 if name in ("dim", "ffn") else 1):
+            p.error(f"--set {name}{equals}{n}: NAME=N with a whole number, of dim and ffn a multiple of 32; names: {', '.join(SHAPE)}")
+        o[name] = int(n)
     metadata = [m if m[0] != "general.name" else (m[0], m[1], "made-up weights") for m in model_metadata(o)]
     all_tensors = list(tensors(o))
     head = b"GGUF" + struct.pack("<IQQ", 3, len(all_tensors), len(metadata))

@@ -1,40 +1,8 @@
 /* test_cuda_trouble.c: what the table says when something fails. The emulator fails as its environment tells it, which is read
  * once: each such case is a process of its own. */
-#include "cuda_test.h"
+#include "in_child.h"
 
 #include <pthread.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-static void in_child(void (*f)(void), const char *name, const char *value)
-{
-    int status;
-    pid_t pid;
-    fflush(NULL);
-    pid = fork();
-    if (pid == 0) {
-        signal(SIGSEGV, SIG_DFL); /* cmocka's would go on with the next test here */
-        signal(SIGABRT, SIG_DFL);
-        alarm(100);
-        setenv(name, value, 1);
-        f();
-        _exit(0);
-    }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    if (status) fail_msg("%s=%s: status %x", name, value, (unsigned)status);
-}
-
-#define CHECK(x)                                                \
-    if (!(x)) {                                                 \
-        fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x); \
-        _exit(1);                                               \
-    }
-
-static const struct kernels *open_in_child(char *why, size_t n)
-{
-    return kvrun_cuda_open(KVRUN_CUDA_ABI, 0, NULL, why, n);
-}
 
 static void a_kernel_is_refused(void)
 {
@@ -172,22 +140,6 @@ static void a_refusal_is_named_once_and_passes(void **unused)
     assert_true(one[0] == 2);
     cuda->release(x);
     cuda->release(y);
-}
-
-/* 0: the emulator, which is not opened here, since it reads its environment once; 1: a device. */
-static int is_device(void)
-{
-    int status = 0;
-    pid_t pid;
-    fflush(NULL);
-    pid = fork();
-    if (pid == 0) {
-        char why[200];
-        const struct kernels *k = open_in_child(why, sizeof why);
-        _exit(k && !strcmp(k->name, "cuda-emu") ? 0 : 1);
-    }
-    waitpid(pid, &status, 0);
-    return status != 0;
 }
 
 int main(void)

@@ -17,6 +17,7 @@
  *     CUDA_EMU_MEMORY=BYTES            memory of the device
  *     CUDA_EMU_SHARED=BYTES            shared memory that a block may ask for
  *     CUDA_EMU_FAIL=NAME               the launch of this kernel is refused; cudaMallocHost, cudaStreamWaitEvent: that call
+ *     CUDA_EMU_CUBLAS=none | old | dead | refusing | wrong   cuBLAS is not there, lacks a function, does not start, ... (emu_cublas.h)
  */
 #ifndef CUDA_EMU_H
 #define CUDA_EMU_H
@@ -189,6 +190,8 @@ typedef enum {
     cudaErrorInvalidConfiguration = 9,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorNotReady = 600,
     cudaErrorLaunchFailure = 719,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
@@ -231,6 +234,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t e);
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
 cudaError_t cudaEventSynchronize(cudaEvent_t e);
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t g, unsigned long long flags);

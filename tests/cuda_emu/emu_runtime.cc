@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <thread>
+#include <time.h>
 
 #if !defined(__has_feature)
 #define __has_feature(x) 0
@@ -38,6 +39,8 @@ struct emu_stream {
 struct emu_event {
     struct emu_stream *s; /* NULL: never recorded */
     uint64_t upto;        /* it stands for this much of the stream's work */
+    bool times;
+    double ms; /* when the stream came to it; < 0: not yet */
 };
 struct emu_graph {
     std::vector<std::function<void()>> work;
@@ -107,6 +110,7 @@ const struct emu_options *emu_options(void)
     if ((v = getenv("CUDA_EMU_SHARED"))) o.shared = atoi(v);
     if ((v = getenv("CUDA_EMU_MEMORY"))) o.memory = strtoull(v, NULL, 10);
     o.fail = getenv("CUDA_EMU_FAIL");
+    o.cublas = getenv("CUDA_EMU_CUBLAS");
     o.defer = is_on("CUDA_EMU_DEFER");
     o.protect = is_on("CUDA_EMU_PROTECT");
     o.no_device = is_on("CUDA_EMU_NODEV");
@@ -161,6 +165,11 @@ static void enqueue(struct emu_stream *s, std::function<void()> f)
     if (!emu_options()->defer) flush(s);
 }
 
+void emu_enqueue(cudaStream_t s, std::function<void()> f)
+{
+    enqueue(s, std::move(f));
+}
+
 /* What a capture cannot hold breaks it. */
 static bool captured(struct emu_stream *s)
 {
@@ -207,8 +216,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags)
 {
     ONE_AT_A_TIME;
-    (void)flags;
     *e = new struct emu_event();
+    (*e)->times = !(flags & cudaEventDisableTiming);
+    (*e)->ms = -1;
     return cudaSuccess;
 }
 
@@ -224,6 +234,13 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
     ONE_AT_A_TIME;
     if (captured(s)) return fail(cudaErrorStreamCaptureUnsupported);
     e->s = s;
+    e->ms = -1;
+    if (e->times)
+        enqueue(s, [e] {
+            struct timespec t;
+            clock_gettime(CLOCK_MONOTONIC, &t);
+            e->ms = 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
+        });
     e->upto = given(s);
     return cudaSuccess;
 }
@@ -245,6 +262,15 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags)
     if (captured(s)) return fail(cudaErrorStreamCaptureUnsupported);
     if (refused(__func__)) return fail(cudaErrorLaunchFailure);
     if (of && of != s) enqueue(s, [=] { flush_to(of, upto); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
+{
+    ONE_AT_A_TIME;
+    if (!from->times || !to->times || !from->s || !to->s) return fail(cudaErrorInvalidResourceHandle);
+    if (from->ms < 0 || to->ms < 0) return fail(cudaErrorNotReady);
+    *ms = (float)(to->ms - from->ms);
     return cudaSuccess;
 }
 
@@ -375,6 +401,11 @@ static bool inside(const std::map<char *, size_t> &m, const void *p, size_t byte
 static void check_device(const void *p, size_t bytes)
 {
     if (!inside(device_memory(), p, bytes)) emu_die("a copy outside of an allocation of the device", NULL, 0);
+}
+
+void emu_check_device(const void *p, size_t bytes)
+{
+    check_device(p, bytes);
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t s)
@@ -514,6 +545,8 @@ const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle: return "invalid resource handle";
+    case cudaErrorNotReady: return "device not ready";
     case cudaErrorLaunchFailure: return "unspecified launch failure";
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
     case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
