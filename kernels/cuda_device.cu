@@ -1,8 +1,8 @@
 /* cuda_device.cu: opening the device, the table, and what went wrong.
  *
  * Everything but the reading of finished caches (cuda_get.cu) is queued on one stream. One lock serves all threads: an
- * operation holds it while it is queued, and a pass from begin to end, so that no foreign work gets into a recording. Nobody
- * holds it while waiting for the device, unless it is for want of memory or inside a pass.
+ * operation holds it while it is queued, and a pass from begin to end, so that no foreign work gets into a recording. No get
+ * holds it while it waits for the device, not even inside a pass.
  */
 #include "cuda_in.h"
 

@@ -102,11 +102,15 @@ static bool fill(const struct way *w, int i, cudaStream_t s, const char *src, si
 
 static bool bring(const struct way *w, cudaStream_t s, char *host, const char *src, size_t bytes)
 {
+    bool good;
     if (!fill(w, 0, s, src, bytes < PIECE ? bytes : PIECE)) return false;
     for (size_t at = 0, turn = 0; at < bytes; at += PIECE, turn ^= 1) {
         size_t next = at + PIECE, len = bytes - at < PIECE ? bytes - at : PIECE;
         if (next < bytes && !fill(w, (int)turn ^ 1, s, src + next, bytes - next < PIECE ? bytes - next : PIECE)) return false;
-        if (!cuda_good("get", cudaEventSynchronize(w->buffer[turn].done))) return false;
+        cuda_pass_pause();
+        good = cuda_good("get", cudaEventSynchronize(w->buffer[turn].done));
+        cuda_pass_resume();
+        if (!good) return false;
         memcpy(host + at, w->buffer[turn].p, len);
     }
     return true;

@@ -242,6 +242,9 @@ void cuda_work_outside(void);
 /* Makes a stream of a thread that runs no passes wait for all that this thread may read; under the lock, outside of a pass.
    `all` is an event to record. False: noted. */
 bool cuda_wait_for_work(cudaStream_t reads, cudaEvent_t all);
+/* Around waiting for the device: if this thread is inside a pass, which is not being recorded, others may queue meanwhile. */
+void cuda_pass_pause(void);
+void cuda_pass_resume(void);
 void cuda_lock(void);
 void cuda_unlock(void);
 

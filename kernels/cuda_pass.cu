@@ -8,6 +8,7 @@
  */
 #include "cuda_in.h"
 
+#include <condition_variable>
 #include <utility>
 #include <vector>
 
@@ -256,7 +257,7 @@ void cuda_unrecorded(void)
    were it to wait for all of that, one page would come back per pass. But the newest plain pass has nothing for it: cuda.h says
    that its results are another thread's only when its own thread has had a get, which waits for the pass. So an event before
    that pass is enough, as long as nothing else has been queued since. */
-static thread_local bool runs_passes;
+static thread_local bool runs_passes, in_pass;
 static struct {
     cudaEvent_t event;
     bool enough;
@@ -269,7 +270,7 @@ bool cuda_runs_passes(void)
 
 void cuda_work_outside(void)
 {
-    if (!pass.rows) before_pass.enough = false;
+    if (!in_pass) before_pass.enough = false;
 }
 
 /* In begin, when all that comes before the pass is queued. */
@@ -289,11 +290,36 @@ bool cuda_wait_for_work(cudaStream_t reads, cudaEvent_t all)
 
 /* ---- begin, end ---- */
 
+/* A pass that somebody looks into waits for the device in many places; others need not wait for all of it. What they queue
+   there is in no recording, since the get has ended that. */
+static std::condition_variable_any pass_over;
+static struct {
+    void lock(void)
+    {
+        cuda_lock();
+    }
+    void unlock(void)
+    {
+        cuda_unlock();
+    }
+} whole;
+
+void cuda_pass_pause(void)
+{
+    if (in_pass) cuda_unlock();
+}
+
+void cuda_pass_resume(void)
+{
+    if (in_pass) cuda_lock();
+}
+
 int cuda_begin(const struct rows *r, int L, int plain)
 {
     bool is_new;
-    cuda_lock(); /* until end */
-    runs_passes = true;
+    cuda_lock();                             /* until end */
+    while (pass.rows) pass_over.wait(whole); /* another thread's, which pauses */
+    runs_passes = in_pass = true;
     pass.rows = r;
     pass.of = NULL;
     pass.unrecorded = pass.replayed = false;
@@ -321,6 +347,8 @@ void cuda_end(void)
     if (pass.of && pass.unrecorded) pass.of->never = true;
     pass.rows = NULL;
     pass.of = NULL;
+    in_pass = false;
+    pass_over.notify_all();
     cuda_unlock();
 }
 

@@ -1,7 +1,11 @@
 /* test_cuda_pass.c: whole passes of a small model: begin and end, replayed passes and hidden tokens that change. */
 #include "cuda_test.h"
 
-enum { L = 2, D = 32, H = 4, G = 2, E = 16, V = 50, ROWS = 5, PAGES = 6 };
+#include <pthread.h>
+#include <stdatomic.h>
+#include <time.h>
+
+enum { L = 2, D = 32, H = 4, G = 2, E = 16, V = 50, ROWS = 5, PAGES = 6, STEPS = 30, THREADS = 3 };
 
 /* One side, the CPU's or the device's: weights, buffers and pages. */
 struct side {
@@ -14,8 +18,10 @@ struct side {
     struct kv_page *table[ROWS][L][PAGES], **layers[ROWS][L];
     struct kv_page *const *const *row_pages[ROWS];
     int slot[ROWS], replays, n_host;
+    int looks; /* somebody reads what the layers make */
     void *host[1 + 4 * L];
     struct rows r;
+    struct pick made[STEPS][ROWS];
 };
 
 static struct mat weights(struct side *s, int rows, int cols)
@@ -83,6 +89,15 @@ static void side_free(struct side *s)
     free(s);
 }
 
+/* Reads the residuals and puts them back. */
+static void look(struct side *s, int B)
+{
+    float x[ROWS * D];
+    s->k->get(x, s->x, (size_t)B * D * sizeof *x);
+    s->k->zero(s->x, (size_t)B * D * sizeof *x);
+    s->k->put(s->x, x, (size_t)B * D * sizeof *x);
+}
+
 static void layers(struct side *s, int B)
 {
     const struct kernels *k = s->k;
@@ -97,6 +112,7 @@ static void layers(struct side *s, int B)
         k->rope_append(s->q, s->key, s->v, &rope, &s->r, l, &a);
         k->attend(s->att, s->q, &s->r, l, NULL, &a);
         k->matmul(s->x, D, &s->wo[l], s->att, B, MATMUL_ADD);
+        if (s->looks) look(s, B);
     }
     for (int b = 0; b < B; b++) k->copy(s->h + b * D, s->x + b * D, D * 4);
     k->rmsnorm(s->h, s->h, s->norm, 1e-5f, B, D);
@@ -114,7 +130,7 @@ static void step(struct side *s, int B, const int *ids, struct pick *out)
     s->k->put(s->cos, cos, (size_t)(B * E / 2) * 4);
     s->k->put(s->sin, sin, (size_t)(B * E / 2) * 4);
     s->r.B = B;
-    if (s->k->begin(&s->r, L, 1))
+    if (s->k->begin(&s->r, L, !s->looks))
         s->replays++;
     else
         layers(s, B);
@@ -179,6 +195,98 @@ static void two_engines_do_not_get_each_others_passes(void **unused)
     side_free(b);
     side_free(want_a);
     side_free(want_b);
+}
+
+static void *steps(void *arg)
+{
+    struct side *s = arg;
+    int ids[ROWS] = {1, 2, 3, 4, 5};
+    for (int i = 0; i < rounds(STEPS); i++) {
+        step(s, ROWS, ids, s->made[i]);
+        for (int b = 0; b < ROWS; b++) ids[b] = s->made[i][b].token < 0 ? 0 : s->made[i][b].token;
+    }
+    return NULL;
+}
+
+/* Where one pass waits for what it has read, the others go on; one of the threads has plain passes. */
+static void threads_run_passes_that_are_looked_into(void **unused)
+{
+    struct side *want = side_new(cpu), *s[THREADS];
+    pthread_t t[THREADS];
+    (void)unused;
+    steps(want);
+    for (int i = 0; i < THREADS; i++) {
+        s[i] = side_new(cuda);
+        s[i]->looks = i > 0;
+    }
+    for (int i = 0; i < THREADS; i++) assert_int_equal(pthread_create(&t[i], NULL, steps, s[i]), 0);
+    for (int i = 0; i < THREADS; i++) pthread_join(t[i], NULL);
+    no_trouble();
+    for (int i = 0; i < THREADS; i++) {
+        assert_memory_equal(s[i]->made, want->made, sizeof want->made);
+        side_free(s[i]);
+    }
+    side_free(want);
+}
+
+static atomic_int begins, begun;
+
+static void *begin_it(void *arg)
+{
+    struct side *s = arg;
+    begins = 1;
+    s->k->begin(&s->r, L, 0);
+    begun = 1;
+    s->k->end();
+    return NULL;
+}
+
+static void a_pass_begins_when_the_one_before_it_has_ended(void **unused)
+{
+    struct side *a = side_new(cuda), *b = side_new(cuda);
+    float x[ROWS * D];
+    pthread_t t;
+    (void)unused;
+    a->r.B = b->r.B = ROWS;
+    a->k->begin(&a->r, L, 0);
+    assert_int_equal(pthread_create(&t, NULL, begin_it, b), 0);
+    for (int i = 0; i < 50; i += begins) a->k->get(x, a->x, sizeof x); /* the other one could come in here */
+    assert_int_equal(begun, 0);
+    a->k->end();
+    pthread_join(t, NULL);
+    assert_int_equal(begun, 1);
+    no_trouble();
+    side_free(a);
+    side_free(b);
+}
+
+static atomic_int read_beside;
+
+static void *read_beside_it(void *arg)
+{
+    struct side *s = arg;
+    float norm[D];
+    s->k->get(norm, s->norm, sizeof norm);
+    read_beside = 1;
+    return NULL;
+}
+
+static void a_pass_that_reads_lets_others_read(void **unused)
+{
+    struct side *s = side_new(cuda);
+    float x[ROWS * D];
+    const time_t start = time(NULL);
+    pthread_t t;
+    (void)unused;
+    s->r.B = ROWS;
+    s->k->begin(&s->r, L, 0);
+    assert_int_equal(pthread_create(&t, NULL, read_beside_it, s), 0);
+    while (!read_beside && time(NULL) < start + 60) s->k->get(x, s->x, sizeof x);
+    assert_int_equal(read_beside, 1);
+    s->k->end();
+    pthread_join(t, NULL);
+    no_trouble();
+    side_free(s);
 }
 
 static void what_a_pass_cannot_hold_is_done_without_a_recording(void **unused)
@@ -251,8 +359,8 @@ static void the_first_rows_of_a_pass_need_no_tables_of_their_own(void **unused)
             for (int b = 0; b < ROWS; b++)
                 s->slot[b] = 9 * i + 40 * (b % 2); /* another sum of pages each time; up to 256 tokens */
             s->r.B = ROWS;
-            /* the first pass of a shape tells G, and with hidden tokens asks once more */
-            first_rows(s, i % 2, i % 3 == 2 ? ROWS : 3, w && i != 12 && i != 13 ? s->row_pages : NULL);
+            /* with hidden tokens a pass may ask for all of them once more, as long as it does not know G */
+            first_rows(s, i % 2, i % 3 == 2 ? ROWS : 3, w && i < 12 ? s->row_pages : NULL);
             s->k->get(got[w], s->att, sizeof q);
         }
         no_trouble();
@@ -281,6 +389,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replayed_passes_give_what_the_cpu_gives),
         cmocka_unit_test(two_engines_do_not_get_each_others_passes),
+        cmocka_unit_test(threads_run_passes_that_are_looked_into),
+        cmocka_unit_test(a_pass_begins_when_the_one_before_it_has_ended),
+        cmocka_unit_test(a_pass_that_reads_lets_others_read),
         cmocka_unit_test(what_a_pass_cannot_hold_is_done_without_a_recording),
         cmocka_unit_test(the_first_rows_of_a_pass_need_no_tables_of_their_own),
         cmocka_unit_test(opening_says_why_not),

@@ -10,6 +10,7 @@
  */
 #include "emu_in.h"
 
+#include <chrono>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -247,6 +248,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
+    if (emu_options()->defer) std::this_thread::sleep_for(std::chrono::microseconds(50)); /* other threads come in */
     ONE_AT_A_TIME;
     if (any_capture()) return fail(cudaErrorStreamCaptureUnsupported);
     if (e->s) flush_to(e->s, e->upto);
