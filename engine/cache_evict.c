@@ -66,60 +66,17 @@ struct move {
     int n, first;
 };
 
-/* (G, n, E) of a layer and tensor into the places first.. of a cache that owns those pages. */
-static void write_tokens(const cache *c, int layer, int tensor, int first, int n, const char *in)
+/* Keys that come to another position turn. */
+static void move_tensor(const struct move *v, struct edit_rows *r, int layer, int tensor)
 {
-    const engine *en = c->en;
-    size_t row = (size_t)en->model.E * (size_t)dtype_block_bytes(en->attn.kv_type);
-    int g, t, run;
-    for (g = 0; g < en->model.G; g++)
-        for (t = 0; t < n; t += run) {
-            int pos = first + t, at = pos % PAGE_TOKENS;
-            const struct kv_page *p = c->pages[layer][pos / PAGE_TOKENS];
-            char *to = tensor == CACHE_K ? p->k : p->v;
-            run = PAGE_TOKENS - at < n - t ? PAGE_TOKENS - at : n - t;
-            en->k->put(to + ((size_t)g * PAGE_TOKENS + (size_t)at) * row, in + ((size_t)g * (size_t)n + (size_t)t) * row,
-                       (size_t)run * row);
-        }
-}
-
-/* Turns the keys (G, n, E) that come to another position. */
-static void turn_keys(const struct move *v, int layer, char *keys)
-{
-    const engine *en = v->c->en;
-    size_t E = (size_t)en->model.E, row = E * (size_t)dtype_block_bytes(en->attn.kv_type);
-    struct edit_turn turn;
-    float x[HEAD_MAX];
-    int g, t, last = 0;
+    int g, t;
     for (t = 0; t < v->n; t++) {
-        int delta = cache_position(v->c, v->first + t) - cache_position(v->old, v->from[t]);
-        if (delta == 0) continue;
-        if (delta != last) edit_turn_make(&turn, &en->model, layer, delta);
-        last = delta;
-        for (g = 0; g < en->model.G; g++) {
-            char *key = keys + ((size_t)g * (size_t)v->n + (size_t)t) * row;
-            kernels_widen(x, key, en->attn.kv_type, E);
-            edit_turn(&turn, x);
-            kernels_narrow(key, en->attn.kv_type, x, E);
-        }
+        int to = v->first + t, from = v->from[t];
+        struct edit_row row = {.layer = layer};
+        if (tensor == CACHE_K) row.turn = cache_position(v->c, to) - cache_position(v->old, from);
+        for (g = 0; g < v->c->en->model.G; g++)
+            edit_rows_add(r, edit_row_at(v->c, layer, tensor, g, to), edit_row_at(v->old, layer, tensor, g, from), &row);
     }
-}
-
-static void move_tensor(const struct move *v, int layer, int tensor)
-{
-    const engine *en = v->c->en;
-    size_t row = (size_t)en->model.E * (size_t)dtype_block_bytes(en->attn.kv_type), G = (size_t)en->model.G;
-    int all = v->old->n - v->first, g, t;
-    char *old = mem_array(G * (size_t)all, row), *kept = mem_array(G * (size_t)v->n, row);
-    cache_read(v->old, layer, tensor, v->first, all, old);
-    for (g = 0; g < en->model.G; g++)
-        for (t = 0; t < v->n; t++)
-            memcpy(kept + ((size_t)g * (size_t)v->n + (size_t)t) * row,
-                   old + ((size_t)g * (size_t)all + (size_t)(v->from[t] - v->first)) * row, row);
-    if (tensor == CACHE_K) turn_keys(v, layer, kept);
-    write_tokens(v->c, layer, tensor, v->first, v->n, kept);
-    free(old);
-    free(kept);
 }
 
 static void move_hidden(const struct move *v, int layer)
@@ -138,6 +95,7 @@ int cache_close_up(cache *c, const struct edit *ed, err *e)
 {
     const struct model *m = &c->en->model;
     struct move v = {.old = c, .first = c->n};
+    struct edit_rows rows = {.turns = true, .unit = 1};
     unsigned char *gone;
     int *from, i, l, moved = 0, rc = -1;
     struct cache swap;
@@ -165,11 +123,14 @@ int cache_close_up(cache *c, const struct edit *ed, err *e)
         }
         if (closed_before(c, i) < c->n_closed && c->closed[closed_before(c, i)] == i) cache_close(v.c, i - moved);
     }
+    rows.c = v.c;
+    if (edit_rows_begin(&rows, 2 * (size_t)m->n_layer * (size_t)m->G * (size_t)v.n, e)) goto out;
     for (l = 0; l < m->n_layer; l++) {
-        move_tensor(&v, l, CACHE_K);
-        move_tensor(&v, l, CACHE_V);
+        move_tensor(&v, &rows, l, CACHE_K);
+        move_tensor(&v, &rows, l, CACHE_V);
         move_hidden(&v, l);
     }
+    if (edit_rows_end(&rows, e)) goto out;
     v.c->n = v.first + v.n;
     v.c->busy = c->busy;
     swap = *c;

@@ -67,20 +67,27 @@ int edit_check_values(const engine *en, const struct edit *ed, err *e)
     return err_set(e, ERR_INPUT, "there is no such edit");
 }
 
+/* A number 0..end-1 that stands twice in two lists together; -1: none. */
+static int named_twice(const int *a, int n_a, const int *b, int n_b, int end)
+{
+    unsigned char *used = mem_alloc((size_t)end);
+    int i, twice = -1;
+    for (i = 0; i < n_a + n_b && twice < 0; i++) {
+        int x = i < n_a ? a[i] : b[i - n_a];
+        if (used[x]++) twice = x;
+    }
+    free(used);
+    return twice;
+}
+
 /* Each position may take part once, or the order of the pairs would decide the result. */
 static int check_swap(const cache *c, const struct edit *ed, err *e)
 {
-    unsigned char *used;
-    int i, twice = -1;
+    int twice;
     if (ed->donor && ed->donor != c) return err_set(e, ERR_INPUT, "a swap is inside one cache; from another one, transplant");
     if (!ed->donor_at && ed->n_at > 0) return err_set(e, ERR_INPUT, "a swap needs the positions to swap with");
     if (edit_check_list(ed->donor_at, ed->n_at, 0, c->n, "position", e)) return -1;
-    used = mem_alloc((size_t)c->n + 1);
-    for (i = 0; i < 2 * ed->n_at && twice < 0; i++) {
-        int pos = i < ed->n_at ? ed->at[i] : ed->donor_at[i - ed->n_at];
-        if (used[pos]++) twice = pos;
-    }
-    free(used);
+    twice = named_twice(ed->at, ed->n_at, ed->donor_at, ed->n_at, c->n);
     return twice < 0 ? 0 : err_set(e, ERR_INPUT, "a swap names position %d twice; its two lists are apart", twice);
 }
 
@@ -109,70 +116,66 @@ void edit_hide(struct page *p, int head, int pos)
     p->hidden_bits[head] |= (uint64_t)1 << (pos % PAGE_TOKENS);
 }
 
-/* One position, layer, tensor and head. */
-static void write_head(const cache *c, const struct edit *ed, int l, int tensor, int head, int i)
+static void hide(const cache *c, const struct edit *ed)
 {
-    float x[HEAD_MAX];
-    int layer = ed->layers[l], E = c->en->model.E;
-    edit_get(c, layer, tensor, head, ed->at[i], x);
-    edit_apply(c->en, ed, l, tensor, i, cache_position(c, ed->at[i]), head * E, E, x);
-    edit_put(c, layer, tensor, head, ed->at[i], x);
+    int l, h, i;
+    if (ed->op != EDIT_MASK && ed->op != EDIT_EVICT) return;
+    for (l = 0; l < ed->n_layers; l++)
+        for (h = 0; h < ed->n_heads; h++)
+            for (i = 0; i < ed->n_at; i++)
+                edit_hide((struct page *)(void *)c->pages[ed->layers[l]][ed->at[i] / PAGE_TOKENS], ed->heads[h], ed->at[i]);
 }
 
-static void swap_head(const cache *c, const struct edit *ed, int l, int tensor, int head, int i)
+/* Whether rows only change places, and keys turn. */
+static bool only_moves(const struct edit *ed)
 {
-    float x[HEAD_MAX], y[HEAD_MAX];
-    int layer = ed->layers[l], a = ed->at[i], b = ed->donor_at[i], delta = cache_position(c, b) - cache_position(c, a);
-    edit_get(c, layer, tensor, head, a, x);
-    edit_get(c, layer, tensor, head, b, y);
-    if (ed->rerotate && tensor == CACHE_K) {
-        edit_turn_by(&c->en->model, layer, delta, x);
-        edit_turn_by(&c->en->model, layer, -delta, y);
-    }
-    edit_put(c, layer, tensor, head, b, x);
-    edit_put(c, layer, tensor, head, a, y);
+    return ed->op == EDIT_ZERO || ed->op == EDIT_EVICT || ed->op == EDIT_SWAP || (ed->op == EDIT_TRANSPLANT && ed->donor);
 }
 
-/* Each element of the head is a group over all positions. */
-static void quantise_channels(const cache *c, const struct edit *ed, int l, int tensor, int head)
+static void add_row(struct edit_rows *r, const struct edit *ed, int l, int tensor, int head, int i)
 {
-    int E = c->en->model.E, layer = ed->layers[l], i, e;
-    float *x = mem_array((size_t)ed->n_at * (size_t)E, sizeof *x); /* (n_at, E) */
-    for (i = 0; i < ed->n_at; i++) edit_get(c, layer, tensor, head, ed->at[i], x + (size_t)i * (size_t)E);
-    for (e = 0; e < E; e++) edit_quantise(x + e, ed->n_at, (size_t)E, ed->bits);
-    for (i = 0; i < ed->n_at; i++) edit_put(c, layer, tensor, head, ed->at[i], x + (size_t)i * (size_t)E);
-    free(x);
-}
-
-/* All positions of a layer, tensor and head. */
-static void write_tensor(const cache *c, const struct edit *ed, int l, int tensor, int head)
-{
-    int i;
-    if (ed->op == EDIT_QUANTISE && ed->per_channel) {
-        quantise_channels(c, ed, l, tensor, head);
+    int layer = ed->layers[l], pos = ed->at[i], other;
+    struct edit_row row = {.layer = layer, .l = l, .tensor = tensor, .head = head, .i = i};
+    void *here = edit_row_at(r->c, layer, tensor, head, pos), *there;
+    const cache *donor = ed->op == EDIT_SWAP ? r->c : ed->donor;
+    if (!only_moves(ed) || ed->op == EDIT_ZERO || ed->op == EDIT_EVICT) {
+        edit_rows_add(r, here, only_moves(ed) ? NULL : here, &row);
         return;
     }
-    for (i = 0; i < ed->n_at; i++)
-        if (ed->op == EDIT_SWAP)
-            swap_head(c, ed, l, tensor, head, i);
-        else
-            write_head(c, ed, l, tensor, head, i);
+    other = ed->donor_at[i];
+    there = edit_row_at(donor, layer, tensor, head, other);
+    if (ed->rerotate && tensor == CACHE_K) row.turn = cache_position(r->c, pos) - cache_position(donor, other);
+    edit_rows_add(r, here, there, &row);
+    row.turn = -row.turn;
+    if (ed->op == EDIT_SWAP) edit_rows_add(r, there, here, &row);
 }
 
-static void write_layer(const cache *c, const struct edit *ed, int l)
+/* Whether some row is written more than once. */
+static bool repeats(const cache *c, const struct edit *ed)
 {
-    bool hide = ed->op == EDIT_MASK || ed->op == EDIT_EVICT;
-    int tensors = ed->op == EDIT_MASK ? 0 : ed->op == EDIT_EVICT ? CACHE_K | CACHE_V : ed->tensors, h, i;
-    for (h = 0; h < ed->n_heads; h++) {
-        int head = ed->heads[h];
-        for (i = 0; hide && i < ed->n_at; i++)
-            edit_hide((struct page *)(void *)c->pages[ed->layers[l]][ed->at[i] / PAGE_TOKENS], head, ed->at[i]);
-        if (tensors & CACHE_K) write_tensor(c, ed, l, CACHE_K, head);
-        if (tensors & CACHE_V) write_tensor(c, ed, l, CACHE_V, head);
-    }
+    return named_twice(ed->at, ed->n_at, NULL, 0, c->n) >= 0 ||
+           named_twice(ed->heads, ed->n_heads, NULL, 0, c->en->model.G) >= 0 ||
+           named_twice(ed->layers, ed->n_layers, NULL, 0, c->en->model.n_layer) >= 0;
 }
 
-/* Takes every page the edit writes; the only step that can run out of memory, so it comes first. */
+/* The pages are owned. Nothing is written when there is no memory for it. */
+static int write_rows(const cache *c, const struct edit *ed, err *e)
+{
+    int tensors = ed->op == EDIT_MASK ? 0 : ed->op == EDIT_EVICT ? CACHE_K | CACHE_V : ed->tensors, l, h, i, t;
+    bool channels = ed->op == EDIT_QUANTISE && ed->per_channel;
+    struct edit_rows r = {.c = c, .ed = only_moves(ed) ? NULL : ed, .turns = ed->rerotate, .in_order = repeats(c, ed)};
+    size_t heads = (size_t)ed->n_layers * (size_t)ed->n_heads * (size_t)(!!(tensors & CACHE_K) + !!(tensors & CACHE_V));
+    r.unit = ed->op == EDIT_SWAP ? 2 : channels ? (size_t)ed->n_at : 1;
+    if (edit_rows_begin(&r, heads * (size_t)ed->n_at * (ed->op == EDIT_SWAP ? 2 : 1), e)) return -1;
+    hide(c, ed);
+    for (l = 0; l < ed->n_layers; l++)
+        for (h = 0; h < ed->n_heads; h++)
+            for (t = CACHE_K; t <= CACHE_V; t *= 2)
+                for (i = 0; tensors & t && i < ed->n_at; i++) add_row(&r, ed, l, t, ed->heads[h], i);
+    return edit_rows_end(&r, e);
+}
+
+/* Takes every page the edit writes; comes first, since it can run out of memory. */
 static int own_pages(cache *c, const struct edit *ed, err *e)
 {
     int l, i;
@@ -188,15 +191,12 @@ int cache_edit(cache *c, const struct edit *ed, err *e)
 {
     struct edit from = *ed;
     cache *before = NULL;
-    int l, rc = -1;
+    int rc = -1;
     if (check(c, ed, e)) return -1;
     if (ed->op == EDIT_EVICT && ed->compact) return cache_close_up(c, ed, e);
     if (ed->op == EDIT_TRANSPLANT && ed->donor == c)
         from.donor = before = cache_fork(c); /* reads what was, not what it wrote */
-    if (own_pages(c, ed, e)) goto out;
-    for (l = 0; l < ed->n_layers; l++) write_layer(c, &from, l);
-    rc = 0;
-out:
+    if (own_pages(c, ed, e) == 0) rc = write_rows(c, &from, e);
     cache_free(before);
     return rc;
 }

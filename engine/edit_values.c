@@ -6,33 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Where one head's vector of one position lies. */
-static char *head_at(const engine *en, const struct kv_page *p, int tensor, int head, int pos)
-{
-    size_t index = ((size_t)head * PAGE_TOKENS + (size_t)(pos % PAGE_TOKENS)) * (size_t)en->model.E;
-    return (char *)(tensor == CACHE_K ? p->k : p->v) + index * (size_t)dtype_block_bytes(en->attn.kv_type);
-}
-
-void edit_get(const cache *c, int layer, int tensor, int head, int pos, float *x)
-{
-    const engine *en = c->en;
-    char raw[HEAD_MAX * sizeof(float)];
-    size_t E = (size_t)en->model.E;
-    en->k->get(raw, head_at(en, c->pages[layer][pos / PAGE_TOKENS], tensor, head, pos),
-               E * (size_t)dtype_block_bytes(en->attn.kv_type));
-    kernels_widen(x, raw, en->attn.kv_type, E);
-}
-
-void edit_put(const cache *c, int layer, int tensor, int head, int pos, const float *x)
-{
-    const engine *en = c->en;
-    char raw[HEAD_MAX * sizeof(float)];
-    size_t E = (size_t)en->model.E;
-    kernels_narrow(raw, en->attn.kv_type, x, E);
-    en->k->put(head_at(en, c->pages[layer][pos / PAGE_TOKENS], tensor, head, pos), raw,
-               E * (size_t)dtype_block_bytes(en->attn.kv_type));
-}
-
 void edit_turn_make(struct edit_turn *t, const struct model *m, int layer, int delta)
 {
     t->half = m->n_rot / 2;
@@ -49,12 +22,22 @@ void edit_turn(const struct edit_turn *t, float *x)
     }
 }
 
-void edit_turn_by(const struct model *m, int layer, int delta, float *x)
+static void turn_by(const struct model *m, int layer, int delta, float *x)
 {
     struct edit_turn t;
     if (delta == 0) return; /* not even rounded */
     edit_turn_make(&t, m, layer, delta);
     edit_turn(&t, x);
+}
+
+/* One head's vector (E) of a cache as f32. */
+static void get_row(const cache *c, int layer, int tensor, int head, int pos, float *x)
+{
+    const engine *en = c->en;
+    char raw[HEAD_MAX * sizeof(float)];
+    size_t E = (size_t)en->model.E;
+    en->k->get(raw, edit_row_at(c, layer, tensor, head, pos), E * (size_t)dtype_block_bytes(en->attn.kv_type));
+    kernels_widen(x, raw, en->attn.kv_type, E);
 }
 
 /* The donor's vector for position i of the edit, or the one that was recorded; id: the target's position id. */
@@ -63,7 +46,7 @@ static void transplant(const engine *en, const struct edit *ed, int l, int site,
     size_t width = (size_t)engine_site_width(en, site, 0);
     int E = en->model.E, e;
     if (ed->donor)
-        edit_get(ed->donor, ed->layers[l], site, first / E, ed->donor_at[i], x);
+        get_row(ed->donor, ed->layers[l], site, first / E, ed->donor_at[i], x);
     else
         memcpy(x, ed->vector + ((size_t)l * (size_t)ed->n_at + (size_t)i) * width + first, (size_t)n * sizeof *x);
     if (!ed->rerotate || site != CACHE_K) return;
@@ -71,7 +54,7 @@ static void transplant(const engine *en, const struct edit *ed, int l, int site,
         id -= cache_position(ed->donor, ed->donor_at[i]);
     else
         id -= ed->donor_at[i];
-    for (e = 0; e < n; e += E) edit_turn_by(&en->model, ed->layers[l], id, x + e);
+    for (e = 0; e < n; e += E) turn_by(&en->model, ed->layers[l], id, x + e);
 }
 
 void edit_quantise(float *x, int n, size_t step, int bits)

@@ -273,7 +273,8 @@ struct edit {
  */
 double edit_noise(uint64_t seed, int site, int layer, int pos, int element);
 
-/* Applies e to c, copying the pages it writes if they are shared. Every index is checked; on failure c is unchanged. */
+/* Applies e to c, copying the pages it writes if they are shared. Every index is checked; on failure c is unchanged, unless it
+   was the backend that failed (ERR_ENV, or ERR_MEMORY that names its operation): then c must be dropped. */
 int cache_edit(cache *c, const struct edit *ed, err *e);
 
 /* ---- generation ---- */

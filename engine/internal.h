@@ -246,9 +246,6 @@ void edit_hide(struct page *p, int head, int pos);
 /* Applies the edit to elements first..first+n-1 of a site's vector x, for its l-th layer and i-th position, whose position id
    is `id`. At K and V, these are one head. Everything was checked before. */
 void edit_apply(const engine *en, const struct edit *ed, int l, int site, int i, int id, int first, int n, float *x);
-/* One head's vector (E) of a cache as f32; rounding it again gives the bytes back. */
-void edit_get(const cache *c, int layer, int tensor, int head, int pos, float *x);
-void edit_put(const cache *c, int layer, int tensor, int head, int pos, const float *x);
 /* The n elements x[0], x[step], ... are one group. */
 void edit_quantise(float *x, int n, size_t step, int bits);
 /* Turns keys (E) by a number of positions: R(a) R(b) = R(a + b), Su et al. 2021, eq. 34. */
@@ -258,7 +255,47 @@ struct edit_turn {
 };
 void edit_turn_make(struct edit_turn *t, const struct model *m, int layer, int delta);
 void edit_turn(const struct edit_turn *t, float *x);
-void edit_turn_by(const struct model *m, int layer, int delta, float *x);
+
+/* ---- edit_rows.c: rows (E) of a finished cache, each one head's vector of one position ---- */
+/* Where a row lies in the backend. */
+void *edit_row_at(const cache *c, int layer, int tensor, int head, int pos);
+
+/* What becomes of a row on its way. */
+struct edit_row {
+    int layer, turn;        /* a key is turned by so many positions; 0: not even rounded */
+    int l, tensor, head, i; /* as edit_apply has them */
+};
+
+struct edit_list {
+    size_t n, room;
+    void **to;
+    const void **from;
+};
+
+/* Rows that are written together, in any order. Who begins fills in the first five. */
+struct edit_rows {
+    const cache *c;
+    const struct edit *ed; /* NULL: rows only change places, and turn */
+    bool turns;            /* some may turn */
+    bool in_order;         /* some are written twice: what comes later reads what was written before */
+    size_t unit;           /* so many, added one after the other, are read before one of them is written */
+    size_t bytes;          /* of a row */
+    struct edit_list straight, worked;
+    struct edit_row *rows; /* (room) of `worked` */
+    bool host;             /* and the host has something to do there */
+    char *scratch;         /* (room, E) in the backend */
+    void **slots;          /* (room) its rows */
+    char *raw;             /* (room, E) the same on the host; on the CPU it is the scratch itself */
+    float *x;              /* (unit, E) */
+    struct edit_turn turn; /* the last one: by `turned` positions, of layers with that rope */
+    int turned, rope;
+};
+/* At most n rows will come, a whole number of units. Fails with ERR_MEMORY; else the rows must be ended. */
+int edit_rows_begin(struct edit_rows *r, size_t n, err *e);
+/* The row at `from` (NULL: zeros) will be written to `to`. */
+void edit_rows_add(struct edit_rows *r, void *to, const void *from, const struct edit_row *row);
+/* Writes what waits. Fails when the backend did, which may be any time since it was last asked. */
+int edit_rows_end(struct edit_rows *r, err *e);
 
 /* ---- forward.c ---- */
 int scratch_init(engine *en, int rows, err *e);

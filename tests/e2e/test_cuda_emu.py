@@ -82,6 +82,21 @@ def test_no_bit_depends_on_batch_order_or_resume(tiny_spec, tmp_path):
     assert "0 to run" in again.stderr
 
 
+def test_edits_of_finished_caches_give_the_bits_of_the_cpu(tiny_spec, tmp_path):
+    """Rows move within the device or go over the host in blocks (engine/edit_rows.c)."""
+    edits = {"scale": "by: -2", "noise": "sigma: 2", "quantise": "bits: 2", "mean": 'over: { tokens: ["1..4"] }',
+             "swap": "with: { tokens: [9] }, rope: rerotate", "transplant": "from: { prompt: other, at: { tokens: [5] } }, rope: rerotate"}
+    apply = [f"op: {op}, tensor: kv, {keys}" for op, keys in edits.items()] + [f"op: evict, position_policy: {p}" for p in ("keep_holes", "compact_rerotate")]
+    spec = small(tiny_spec, kv="bf16")
+    text = spec.read_text()
+    spec.write_text(text[:text.index("  - name: zero")] +
+                    "".join(f"  - {{ name: e{i}, apply: [{{ {a}, at: {{ tokens: [4] }}, when: finished_cache }}] }}\n" for i, a in enumerate(apply)) +
+                    text[text.index("controls:"):].replace("of: [zero, swap], moments: [edited, end]", "moments: [edited]"))
+    run(spec, "--db", tmp_path / "cpu.db", "--quiet")
+    run(spec, "--db", tmp_path / "gpu.db", "--quiet", "--backend", BACKEND, **BUILT)
+    assert fingerprint(tmp_path / "gpu.db") == fingerprint(tmp_path / "cpu.db")
+
+
 SMOLLM2 = """\
 kvrun: 1
 experiment: emulated

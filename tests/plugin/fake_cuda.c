@@ -9,6 +9,8 @@
  *     KVRUN_FAKE_FAIL=OP:N       the N-th call of OP fails ("attend:5"), and every operation after it
  *     KVRUN_FAKE_ROWS=N          a decoding pass of more than N rows runs out of memory
  *     KVRUN_FAKE_MEMORY=BYTES    so much memory in all
+ *
+ * and KVRUN_FAKE_LOG=FILE has the names of the operations added to a file, a line each.
  */
 #include "../../kernels/cuda.h"
 
@@ -41,8 +43,10 @@ static void fail(const char *op, const char *cause, int memory)
 static int goes(const char *op)
 {
     static int calls;
-    const char *plan = getenv("KVRUN_FAKE_FAIL");
+    const char *plan = getenv("KVRUN_FAKE_FAIL"), *log = getenv("KVRUN_FAKE_LOG");
     size_t n = strlen(op);
+    FILE *f = log ? fopen(log, "a") : NULL;
+    if (f) fprintf(f, "%s\n", op), fclose(f);
     if (plan && strncmp(plan, op, n) == 0 && plan[n] == ':' && ++calls == atoi(plan + n + 1))
         fail(op, "the fake device fell off the bus", 0);
     if (lost && !trouble_text[0]) fail(op, "the fake device is lost", 0);
@@ -105,9 +109,40 @@ static void f_copy_rows(void *dst, size_t dst_step, const void *src, size_t src_
     if (goes("copy_rows")) cpu->copy_rows(host("copy_rows", dst), dst_step, host("copy_rows", src), src_step, bytes, n);
 }
 
+static size_t run_bytes;
+
+static int by_address(const void *a, const void *b)
+{
+    uintptr_t x = *(const uintptr_t *)a, y = *(const uintptr_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* 0: the runs meet. */
+static int apart(const void *a, const void *b)
+{
+    uintptr_t x = *(const uintptr_t *)a, y = *(const uintptr_t *)b;
+    return x + run_bytes <= y ? -1 : y + run_bytes <= x;
+}
+
 static void f_move_rows(void *const *to, const void *const *from, size_t bytes, size_t n)
 {
-    for (size_t i = 0; goes("move_rows") && i < n; i++) {
+    uintptr_t *written = malloc((n + 1) * sizeof *written);
+    size_t i;
+    if (!written) abort();
+    run_bytes = bytes;
+    for (i = 0; i < n; i++) written[i] = (uintptr_t)to[i];
+    qsort(written, n, sizeof *written, by_address);
+    for (i = 1; i < n; i++)
+        if (!apart(&written[i - 1], &written[i])) fail("move_rows", "a run is written twice", 0);
+    for (i = 0; i < n; i++) {
+        uintptr_t source = (uintptr_t)from[i];
+        if (source && bsearch(&source, written, n, sizeof *written, apart))
+            fail("move_rows", "a run is read that is written", 0);
+        host("move_rows", to[i]), host("move_rows", from[i]);
+    }
+    free(written);
+    if (!goes("move_rows")) return;
+    for (i = 0; i < n; i++) {
         void *t = host("move_rows", to[i]);
         const void *f = host("move_rows", from[i]);
         cpu->move_rows(&t, &f, bytes, 1);
