@@ -26,9 +26,27 @@ static void list_make(struct edit_list *list, size_t room)
     list->from = mem_array(room, sizeof *list->from);
 }
 
+/* One block for all edits of an engine: what a GPU releases, its recorded passes might hold, so that it drops them. */
+static char *scratch(engine *en, size_t bytes)
+{
+    if (bytes <= en->edit_bytes) return en->edit_scratch;
+    edit_rows_free(en);
+    en->edit_bytes = bytes < SCRATCH ? SCRATCH : bytes;
+    en->edit_scratch = en->k->alloc(en->edit_bytes);
+    if (!en->edit_scratch) en->edit_bytes = 0;
+    return en->edit_scratch;
+}
+
+void edit_rows_free(engine *en)
+{
+    if (en->edit_scratch) en->k->release(en->edit_scratch);
+    en->edit_scratch = NULL;
+    en->edit_bytes = 0;
+}
+
 int edit_rows_begin(struct edit_rows *r, size_t n, err *e)
 {
-    const engine *en = r->c->en;
+    engine *en = r->c->en;
     size_t E = (size_t)en->model.E, room, i;
     if (n == 0) return 0;
     r->bytes = E * (size_t)dtype_block_bytes(en->attn.kv_type);
@@ -36,7 +54,7 @@ int edit_rows_begin(struct edit_rows *r, size_t n, err *e)
     room = (room ? room : 1) * r->unit;
     if (room > n) room = n;
     if (r->ed || r->turns || r->unit > 1) {
-        r->scratch = en->k->alloc(room * r->bytes);
+        r->scratch = scratch(en, room * r->bytes);
         if (!r->scratch) return err_set(e, ERR_MEMORY, "no memory for %zu rows of an edit", room);
         list_make(&r->worked, room);
         r->rows = mem_array(room, sizeof *r->rows);
@@ -140,7 +158,6 @@ int edit_rows_end(struct edit_rows *r, err *e)
     free(r->rows);
     free(r->slots);
     if (r->raw != r->scratch) free(r->raw);
-    r->c->en->k->release(r->scratch);
     free(r->x);
     return trouble_take(r->c->en, e);
 }

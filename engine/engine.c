@@ -242,6 +242,7 @@ void engine_free(engine *en)
     upload_drop(en);
     scratch_free(en);
     angles_free(en);
+    edit_rows_free(en);
     watch_free(en);
     chat_free(en->chat);
     free(en->folder_template);

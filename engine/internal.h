@@ -140,6 +140,8 @@ struct engine {
     float *tap_x;          /* (tap_size) on the host, as large as a tap needed it */
     size_t tap_size;
     struct angles angles[MODEL_ROPES];
+    char *edit_scratch; /* (edit_bytes) in the backend, of edit_rows.c; NULL until an edit needs it */
+    size_t edit_bytes;
     struct watching *watching; /* of watch_pass.c; NULL until something is watched */
     struct engine_info info;
     struct info_own info_own;
@@ -296,6 +298,7 @@ int edit_rows_begin(struct edit_rows *r, size_t n, err *e);
 void edit_rows_add(struct edit_rows *r, void *to, const void *from, const struct edit_row *row);
 /* Writes what waits. Fails when the backend did, which may be any time since it was last asked. */
 int edit_rows_end(struct edit_rows *r, err *e);
+void edit_rows_free(engine *en);
 
 /* ---- forward.c ---- */
 int scratch_init(engine *en, int rows, err *e);

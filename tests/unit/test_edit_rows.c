@@ -364,7 +364,7 @@ static void a_channel_has_no_position_twice(void **state)
 
 static void without_memory_nothing_is_written(void **state)
 {
-    struct edit ed = everywhere(EDIT_SCALE);
+    struct edit ed = everywhere(EDIT_SCALE), zero = everywhere(EDIT_ZERO);
     cache *c, *was, *copy;
     void *rest[64];
     int n = 0;
@@ -377,7 +377,7 @@ static void without_memory_nothing_is_written(void **state)
     c = filled(far_away, 1);
     was = filled(far_away, 1);
     copy = cache_fork(c); /* so that pages for an evict that closes up are there */
-    do_edit(c, &ed);
+    do_edit(c, &zero); /* needs no block */
     cache_free(c);
     c = copy;
     for (bytes = 1 << 27; bytes > 0 && n < 64;) {
