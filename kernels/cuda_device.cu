@@ -61,11 +61,11 @@ bool cuda_good(const char *operation, cudaError_t e)
     return false;
 }
 
-cuda_op::cuda_op(const char *operation, bool keeps_narrowed) : name(operation)
+cuda_op::cuda_op(const char *operation, bool joins) : name(operation)
 {
     cuda_lock();
     cuda_copy_flush();
-    if (!keeps_narrowed) cuda_narrowed_drop();
+    if (!joins) cuda_matmul_flush();
     go = !trouble.is;
 }
 
@@ -82,6 +82,7 @@ static const char *cuda_trouble(int *memory)
 {
     const char *told = NULL;
     cuda_lock();
+    cuda_matmul_flush(); /* what it meets is told now, not after an operation that has no part in it */
     if (memory) *memory = trouble.is && trouble.memory;
     if (trouble.is) told = strcpy(trouble.told, trouble.text);
     trouble.is = false;

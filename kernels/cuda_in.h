@@ -168,11 +168,12 @@ struct cuda_state {
 };
 extern struct cuda_state cuda;
 
-/* An operation from here to the end of the scope: holds the lock, does not go when there is trouble, notes what failed. */
+/* An operation from here to the end of the scope: holds the lock, does not go when there is trouble, notes what failed. What
+   waits for an operation to join it is queued before it, unless it says that it joins. */
 struct cuda_op {
     const char *name;
     bool go;
-    explicit cuda_op(const char *operation, bool keeps_narrowed = false);
+    explicit cuda_op(const char *operation, bool joins = false);
     ~cuda_op();
 };
 
@@ -254,7 +255,8 @@ void cuda_scale(float *y, const float *x, float f, size_t n);
 void cuda_add(float *y, const float *x, int ldx, int B, int N);
 void cuda_pick(struct pick *out, const float *logits, int B, int V);
 double cuda_library_matmul(int rows, int cols, int B, const char **why);
-/* What cuda_matmul.cu keeps of the last x is out of date. */
-void cuda_narrowed_drop(void);
+/* Products that wait to be computed together with the next one are queued now. Whoever does not begin with a cuda_op calls it
+   before it frees, reads or writes memory of the device. */
+void cuda_matmul_flush(void);
 
 #endif

@@ -64,7 +64,7 @@ void cuda_release(void *p)
     if (!p) return;
     cuda_lock();
     cuda_copy_flush();
-    cuda_narrowed_drop();
+    cuda_matmul_flush();
     cuda_recordings_drop();
     auto it = sizes.find((char *)p);
     if (it != sizes.end()) {
@@ -121,7 +121,6 @@ void cuda_copy(void *dst, const void *src, size_t bytes)
 {
     if (!bytes) return;
     cuda_lock();
-    cuda_narrowed_drop();
     if (!waiting.bytes || waiting.to + waiting.bytes != dst || waiting.from + waiting.bytes != src) {
         struct cuda_op op("copy");
         if (op.go) {
@@ -215,7 +214,7 @@ static bool fill(const char *operation, int i, const char *src, size_t bytes)
 
 void cuda_get(void *host, const void *src, size_t bytes)
 {
-    struct cuda_op op("get", true);
+    struct cuda_op op("get");
     size_t n = (bytes + BUFFER - 1) / BUFFER;
     cuda_unrecorded();
     if (!op.go || !bytes || !buffers(op.name)) {

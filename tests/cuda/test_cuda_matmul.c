@@ -203,6 +203,101 @@ static void a_second_product_of_the_same_x_and_one_after_it_changed_are_right(vo
     free((void *)w.data);
 }
 
+/* ---- products together ---- */
+
+static void check_together(enum dtype t, int B, int K, const int *rows)
+{
+    enum { N = 4 };
+    float *x = random_floats((size_t)(B * K), 1), *zero = calloc((size_t)(B * 131), 4), *dx = up(x, (size_t)(B * K) * 4), *y[N];
+    struct mat w[N], d[N];
+    for (int i = 0; i < N; i++) {
+        w[i] = random_mat(t, rows[i], K);
+        d[i] = mat_up(&w[i], mat_bytes(&w[i]));
+        y[i] = up(zero, (size_t)(B * (rows[i] + 1)) * 4);
+    }
+    for (int i = 0; i < N; i++) cuda->matmul(y[i], rows[i] + 1, &d[i], dx, B, MATMUL_STORE);
+    cuda->zero(dx, (size_t)(B * K) * 4);
+    for (int i = 0; i < N; i++) {
+        size_t n = (size_t)(B * (rows[i] + 1));
+        float *alone = product(&d[i], x, 0, B, rows[i] + 1, zero, MATMUL_STORE), *got = down(y[i], n);
+        check_same(got, alone, n, dtype_name(t), B, K);
+        cuda->release((void *)d[i].data);
+        free((void *)w[i].data);
+        free(alone);
+        free(got);
+    }
+    cuda->release(dx);
+    free(x);
+    free(zero);
+}
+
+static void products_of_one_x_give_the_bits_that_each_gives_alone(void **unused)
+{
+    static const int rows[][4] = {{130, 9, 40, 8}, {40, 9, 100, 130}};
+    static const int sizes[][2] = {{1, 64}, {5, 72}, {16, 520}, {3, 35}, {20, 35}, {17, 64}, {40, 1032}, {66, 520}};
+    int few = rounds(100) < 50;
+    (void)unused;
+    for (int t = DTYPE_F16; t <= DTYPE_BF16; t++)
+        for (int i = few ? t - DTYPE_F16 : 0; i < 8; i += few ? 2 : 1)
+            check_together((enum dtype)t, sizes[i][0], sizes[i][1], rows[sizes[i][1] > 500]);
+}
+
+/* Products and other operations on places of one buffer, at random, many of them over each other. `alone`: nothing can wait for
+   the next one, since each is asked for its result. */
+enum { SLOT = 20 * 64, SLOTS = 6, PLACES = SLOT * (SLOTS + 1), MATRICES = 4, STEPS = 60 };
+
+static float *run(uint64_t seed, int alone, int most, const struct mat *w, const float *start)
+{
+    float *p = up(start, PLACES * 4), *x = p;
+    random_state = seed;
+    for (int i = 0; i < STEPS; i++) {
+        const struct mat *m = &w[random_below(MATRICES)];
+        int what = random_below(16), B = random_below(5) ? most : most - 1, slot = random_below(SLOTS),
+            from = random_below(SLOTS);
+        int off = random_below(3) ? 0 : random_below(SLOT);
+        float *y = p + slot * SLOT + off;
+        if (random_below(4) == 0) x = p + from * SLOT;
+        if (what == 0)
+            cuda->scale(x, x, 0.5f, SLOT);
+        else if (what == 1)
+            cuda->put(p + from * SLOT, start, SLOT * 4);
+        else if (what == 2 && slot != from)
+            cuda->copy(p + slot * SLOT, p + from * SLOT, SLOT * 2);
+        else if (y + B * 64 <= x || x + B * 64 <= y) /* what a product reads, it does not write */
+            cuda->matmul(y, random_below(2) ? 64 : m->rows, m, x, B, what < 5 ? MATMUL_ADD : MATMUL_STORE);
+        if (alone) {
+            float one;
+            cuda->get(&one, p, 4);
+        }
+    }
+    return down(p, PLACES);
+}
+
+static void products_that_wait_for_the_next_one_are_not_noticed(void **unused)
+{
+    static const int batches[] = {2, 16, 17, 20};
+    (void)unused;
+    for (int i = 0; i < rounds(40); i++) {
+        struct mat w[MATRICES], d[MATRICES];
+        float *start = random_floats(PLACES, 1), *want, *got;
+        uint64_t seed = random_state;
+        for (int k = 0; k < MATRICES; k++) {
+            w[k] = random_mat(k == 0 ? DTYPE_F16 : k == 1 && i % 8 == 0 ? DTYPE_Q8_0 : DTYPE_BF16, 9 + random_below(56), 64);
+            d[k] = mat_up(&w[k], mat_bytes(&w[k]));
+        }
+        want = run(seed, 1, batches[i % 4], d, start);
+        got = run(seed, 0, batches[i % 4], d, start);
+        check_same(got, want, PLACES, "together", i, 0);
+        for (int k = 0; k < MATRICES; k++) {
+            cuda->release((void *)d[k].data);
+            free((void *)w[k].data);
+        }
+        free(start);
+        free(want);
+        free(got);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -211,6 +306,8 @@ int main(void)
         cmocka_unit_test(sums_of_minus_zero_have_the_sign_of_the_cpu),
         cmocka_unit_test(bf16_and_f16_weights_are_within_bounds_and_the_same_in_every_batch),
         cmocka_unit_test(a_second_product_of_the_same_x_and_one_after_it_changed_are_right),
+        cmocka_unit_test(products_of_one_x_give_the_bits_that_each_gives_alone),
+        cmocka_unit_test(products_that_wait_for_the_next_one_are_not_noticed),
     };
     int skip = open_or_skip();
     return skip ? skip : cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,6 +17,7 @@
  *     CUDA_EMU_MEMORY=BYTES            memory of the device
  *     CUDA_EMU_SHARED=BYTES            shared memory that a block may ask for
  *     CUDA_EMU_FAIL=KERNEL             the launch of this kernel is refused
+ *     CUDA_EMU_LOG=FILE                a line for each launch: kernel and blocks
  */
 #ifndef CUDA_EMU_H
 #define CUDA_EMU_H

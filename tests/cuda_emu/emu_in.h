@@ -11,7 +11,7 @@ struct emu_options {
     uint64_t seed, memory;
     int shared; /* bytes of shared memory that a block may ask for */
     bool defer, protect, no_device;
-    const char *fail;
+    const char *fail, *log;
 };
 const struct emu_options *emu_options(void);
 

@@ -95,6 +95,7 @@ const struct emu_options *emu_options(void)
     if ((v = getenv("CUDA_EMU_SHARED"))) o.shared = atoi(v);
     if ((v = getenv("CUDA_EMU_MEMORY"))) o.memory = strtoull(v, NULL, 10);
     o.fail = getenv("CUDA_EMU_FAIL");
+    o.log = getenv("CUDA_EMU_LOG");
     o.defer = is_on("CUDA_EMU_DEFER");
     o.protect = is_on("CUDA_EMU_PROTECT");
     o.no_device = is_on("CUDA_EMU_NODEV");
@@ -351,6 +352,16 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s)
 
 /* ---- launches ---- */
 
+static void log_launch(const char *name, dim3 grid)
+{
+    static FILE *f;
+    if (!emu_options()->log) return;
+    if (!f) f = fopen(emu_options()->log, "w");
+    if (!f) return;
+    fprintf(f, "%s %u %u %u\n", name, grid.x, grid.y, grid.z);
+    fflush(f);
+}
+
 cudaError_t emu_shared_limit(const void *kernel, enum cudaFuncAttribute a, int bytes)
 {
     (void)a;
@@ -374,6 +385,7 @@ void emu_launch(const char *name, const void *kernel, dim3 grid, dim3 block, siz
     } else if (emu_options()->fail && strstr(name, emu_options()->fail)) {
         fail(cudaErrorLaunchFailure);
     } else {
+        log_launch(name, grid);
         enqueue(s, [=] { emu_run(name, grid, block, shared, body); });
     }
 }
