@@ -163,6 +163,7 @@ static const struct kernels *open_locked(int abi, int device, struct cuda_device
     cuda.sm_count = p.multiProcessorCount;
     cuda.shared_most = p.sharedMemPerBlockOptin;
     cuda.sync = sync && *sync == '1';
+    cuda.early = cuda.cc >= 90 && about->runtime >= 12030 && about->driver >= 12030; /* before, no graph could hold them */
     if ((e = cudaStreamCreateWithFlags(&cuda.stream, cudaStreamNonBlocking)) != cudaSuccess) {
         say(why, n, "no stream", e);
         return NULL;

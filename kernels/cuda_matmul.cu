@@ -16,7 +16,8 @@
  *
  * Three kernels, one order:
  *  - few_rows, B <= 16: bound by memory. A block is eight rows of weights; its four warps take a slice each, straight from
- *    memory in pieces of 16 bytes a lane, four pieces ahead; x stays f32 and is rounded on the way.
+ *    memory in pieces of 16 bytes a lane, four pieces ahead; x stays f32 and is rounded on the way. On Hopper and later it is
+ *    launched while the kernel before it ends, and its first weights are on their way before it waits for x.
  *  - many_rows: tiles of 64 or 128 rows of x by 128 of weights, three stages of asynchronous copies into shared memory; a block
  *    runs through the slices. Where that gives fewer blocks than processors (B <= 64 with 4,096 rows of weights),
  *    a block takes one slice, and add_slices adds them.
@@ -118,6 +119,7 @@ template <int BF, int WHOLE> static __global__ void __launch_bounds__(128) few_r
     uint4 next[AHEAD], now[AHEAD];
 #pragma unroll
     for (int u = 0; u < AHEAD; u++) next[u] = eight_weights<WHOLE>(w, from + u * STEP + q * 8, end);
+    cuda_wait_for_previous(); /* which may still write x */
     for (int k = from; k < end; k += AHEAD * STEP) {
 #pragma unroll
         for (int u = 0; u < AHEAD; u++) {
@@ -316,9 +318,9 @@ template <int BF> static void multiply(struct product *m, bool whole)
     else if (whole && m->B > 16)
         many<BF, 2>(m);
     else if (whole)
-        CUDA_LAUNCH((few_rows<BF, 1>), grid, 128, 0, cuda.stream, *m);
+        CUDA_LAUNCH_EARLY((few_rows<BF, 1>), grid, 128, cuda.stream, *m);
     else
-        CUDA_LAUNCH((few_rows<BF, 0>), grid, 128, 0, cuda.stream, *m);
+        CUDA_LAUNCH_EARLY((few_rows<BF, 0>), grid, 128, cuda.stream, *m);
 }
 
 /* ---- products that wait for the next one ---- */

@@ -16,7 +16,9 @@ struct emu_options {
 const struct emu_options *emu_options(void);
 
 /* Runs all blocks of a launch; the process ends with a report where a rule of the device is broken. */
-void emu_run(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
+void emu_run(const char *name, dim3 grid, dim3 block, size_t shared, bool early, const std::function<void()> &body);
+/* What kernels did is over for whoever goes on: before everything else that touches their memory or their arguments. */
+void emu_settle(void);
 [[noreturn]] void emu_die(const char *what, const char *file, int line);
 
 #endif

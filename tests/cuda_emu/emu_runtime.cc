@@ -21,8 +21,12 @@
 #define EMU_KEEP(p) (void)(p)
 #endif
 
+struct emu_work {
+    bool early; /* a kernel that may start before the one before it has ended */
+    std::function<void()> f;
+};
 struct emu_stream {
-    std::vector<std::function<void()>> queue;
+    std::vector<struct emu_work> queue;
     struct emu_graph *capture;
     bool broken;
 };
@@ -30,7 +34,7 @@ struct emu_event {
     struct emu_stream *s;
 };
 struct emu_graph {
-    std::vector<std::function<void()>> work;
+    std::vector<struct emu_work> work;
 };
 
 enum { PAGE = 4096, VERSION = 13000, SHARED_STATIC = 48 << 10, SHARED_MOST = 227 << 10 };
@@ -114,20 +118,28 @@ static void doors(int change)
 
 static void flush(struct emu_stream *s)
 {
-    std::vector<std::function<void()>> work;
+    static std::vector<struct emu_work> over; /* kept, since an early kernel does not wait for its threads to end */
+    std::vector<struct emu_work> work;
     work.swap(s->queue);
     doors(1);
-    for (auto &f : work) f();
+    for (auto &w : work) {
+        if (!w.early) {
+            emu_settle();
+            over.clear();
+        }
+        w.f();
+        over.push_back(std::move(w));
+    }
     doors(-1);
 }
 
-static void enqueue(struct emu_stream *s, std::function<void()> f)
+static void enqueue(struct emu_stream *s, std::function<void()> f, bool early = false)
 {
     if (s->capture) {
-        s->capture->work.push_back(std::move(f));
+        s->capture->work.push_back({early, std::move(f)});
         return;
     }
-    s->queue.push_back(std::move(f));
+    s->queue.push_back({early, std::move(f)});
     if (!emu_options()->defer) flush(s);
 }
 
@@ -215,7 +227,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t g, unsigned lon
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s)
 {
-    for (const auto &f : x->work) enqueue(s, f);
+    for (const auto &w : x->work) enqueue(s, w.f, w.early);
     return cudaSuccess;
 }
 
@@ -269,6 +281,7 @@ cudaError_t cudaFree(void *p)
     if (it == device_memory().end()) emu_die("cudaFree of what cudaMalloc did not give", NULL, 0);
     if (any_capture()) return fail(cudaErrorStreamCaptureUnsupported);
     for (struct emu_stream *s : streams()) flush(s);
+    emu_settle();
     used -= it->second;
     if (emu_options()->protect)
         munmap(p, (it->second + PAGE - 1) / PAGE * PAGE);
@@ -370,7 +383,7 @@ cudaError_t emu_shared_limit(const void *kernel, enum cudaFuncAttribute a, int b
     return cudaSuccess;
 }
 
-void emu_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t s,
+void emu_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t s, bool early,
                 std::function<void()> body)
 {
     const uint64_t n = (uint64_t)block.x * block.y * block.z;
@@ -386,7 +399,8 @@ void emu_launch(const char *name, const void *kernel, dim3 grid, dim3 block, siz
         fail(cudaErrorLaunchFailure);
     } else {
         log_launch(name, grid);
-        enqueue(s, [=] { emu_run(name, grid, block, shared, body); });
+        enqueue(
+            s, [=] { emu_run(name, grid, block, shared, early, body); }, early);
     }
 }
 
