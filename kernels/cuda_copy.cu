@@ -3,7 +3,7 @@
 
 #include <vector>
 
-/* The engine gathers rows one at a time; neighbours become one copy. */
+/* The engine gathers rows one at a time; neighbours become one copy, unless it would read what it has written. */
 static struct {
     char *to;
     const char *from;
@@ -18,12 +18,18 @@ void cuda_copy_flush(void)
     cuda_good("copy", cudaMemcpyAsync(waiting.to, waiting.from, n, cudaMemcpyDeviceToDevice, cuda.stream));
 }
 
+static bool goes_on(const void *dst, const void *src, size_t bytes)
+{
+    const size_t n = waiting.bytes + bytes;
+    return waiting.bytes && waiting.to + waiting.bytes == dst && waiting.from + waiting.bytes == src &&
+           (waiting.to + n <= waiting.from || waiting.from + n <= waiting.to);
+}
+
 void cuda_copy(void *dst, const void *src, size_t bytes)
 {
     if (!bytes) return;
     cuda_lock();
-    cuda_narrowed_drop();
-    if (!waiting.bytes || waiting.to + waiting.bytes != dst || waiting.from + waiting.bytes != src) {
+    if (!goes_on(dst, src, bytes)) {
         struct cuda_op op("copy");
         if (op.go) {
             waiting.to = (char *)dst;

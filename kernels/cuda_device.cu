@@ -70,12 +70,12 @@ bool cuda_good(const char *operation, cudaError_t e)
     return false;
 }
 
-cuda_op::cuda_op(const char *operation, bool keeps_narrowed) : name(operation)
+cuda_op::cuda_op(const char *operation, bool joins) : name(operation)
 {
     cuda_lock();
     cuda_copy_flush();
     cuda_work_outside();
-    if (!keeps_narrowed) cuda_narrowed_drop();
+    if (!joins) cuda_matmul_flush();
     go = !trouble.is;
 }
 
@@ -92,6 +92,7 @@ static const char *cuda_trouble(int *memory)
 {
     const char *told = NULL;
     cuda_lock();
+    cuda_matmul_flush(); /* what it meets is told now, not after an operation that has no part in it */
     if (memory) *memory = trouble.is && trouble.memory;
     if (trouble.is) told = strcpy(trouble.told, trouble.text);
     trouble.is = false;
@@ -173,6 +174,7 @@ static const struct kernels *open_locked(int abi, int device, struct cuda_device
     cuda.shared_most = p.sharedMemPerBlockOptin;
     cuda.cache = (size_t)p.l2CacheSize;
     cuda.sync = sync && *sync == '1';
+    cuda.early = cuda.cc >= 90 && about->runtime >= 12030 && about->driver >= 12030; /* before, no graph could hold them */
     if ((e = cudaStreamCreateWithFlags(&cuda.stream, cudaStreamNonBlocking)) != cudaSuccess) {
         say(why, n, "no stream", e);
         return NULL;

@@ -122,6 +122,7 @@ static bool ready(const struct way *w, bool own_stream)
     bool go;
     cuda_lock(); /* a pass that is being queued, and may be recorded, ends first */
     cuda_copy_flush();
+    cuda_matmul_flush();
     go = !cuda_has_trouble() && (!own_stream || cuda_wait_for_work(w->stream, w->work));
     cuda_unlock();
     return go;

@@ -101,6 +101,14 @@ template <int PENDING> static __device__ __forceinline__ void cuda_copy_wait(voi
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
+/* Of a kernel that CUDA_LAUNCH_EARLY launches: what the kernels before it wrote is here from now on. */
+static __device__ __forceinline__ void cuda_wait_for_previous(void)
+{
+#if __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
+}
+
 #else
 
 static inline uint4 cuda_stream_load(const void *p)
@@ -154,6 +162,11 @@ template <int PENDING> static inline void cuda_copy_wait(void)
     emu_copy_wait(PENDING);
 }
 
+static inline void cuda_wait_for_previous(void)
+{
+    emu_wait_for_previous();
+}
+
 #endif
 
 enum { CUDA_SPLIT = 4 }; /* pages of a run of attention, see cuda.h */
@@ -165,15 +178,59 @@ struct cuda_state {
     size_t shared_most; /* bytes of shared memory a block may have */
     size_t cache;       /* bytes of the L2 cache */
     cudaStream_t stream;
-    bool sync; /* KVRUN_CUDA_SYNC=1: wait after every operation, so that an error names the right one */
+    bool sync;  /* KVRUN_CUDA_SYNC=1: wait after every operation, so that an error names the right one */
+    bool early; /* device, driver and runtime know launches of CUDA_LAUNCH_EARLY's kind */
 };
 extern struct cuda_state cuda;
 
-/* An operation from here to the end of the scope: holds the lock, does not go when there is trouble, notes what failed. */
+/* CUDA_LAUNCH without dynamic shared memory, for a kernel that may start while the one before it still ends (programmatic
+   dependent launch). Every thread of it calls cuda_wait_for_previous(); until then it writes nothing, and reads nothing but its
+   arguments and weights, which are uploaded and never written by a kernel. The kernel after it is launched as any other, or
+   waits itself, so that it finds everything complete. */
+#if defined(__CUDACC__) && CUDART_VERSION >= 12030
+#define CUDA_LAUNCH_EARLY(kernel, grid, block, stream, ...)                                              \
+    do {                                                                                                 \
+        static const bool waits = cuda_waits((const void *)(kernel));                                    \
+        if (!cuda.early || !waits || !cuda_launch_early(kernel, (grid), (block), (stream), __VA_ARGS__)) \
+            CUDA_LAUNCH(kernel, grid, block, 0, stream, __VA_ARGS__);                                    \
+    } while (0)
+
+/* Its code is one that waits: not so when the driver made it of code for an older device. */
+static inline bool cuda_waits(const void *kernel)
+{
+    struct cudaFuncAttributes a;
+    if (cudaFuncGetAttributes(&a, kernel) == cudaSuccess) return a.ptxVersion >= 90;
+    cudaGetLastError();
+    return false;
+}
+
+/* False: refused, as all will be. */
+template <class... P, class... A>
+static inline bool cuda_launch_early(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, const A &...a)
+{
+    cudaLaunchAttribute early = {};
+    cudaLaunchConfig_t how = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    how.gridDim = grid;
+    how.blockDim = block;
+    how.stream = stream;
+    how.attrs = &early;
+    how.numAttrs = 1;
+    if (cudaLaunchKernelEx(&how, kernel, static_cast<P>(a)...) == cudaSuccess) return true;
+    cudaGetLastError();
+    return cuda.early = false;
+}
+#elif defined(__CUDACC__)
+#define CUDA_LAUNCH_EARLY(kernel, grid, block, stream, ...) CUDA_LAUNCH(kernel, grid, block, 0, stream, __VA_ARGS__)
+#endif
+
+/* An operation from here to the end of the scope: holds the lock, does not go when there is trouble, notes what failed. What
+   waits for an operation to join it is queued before it, unless it says that it joins. */
 struct cuda_op {
     const char *name;
     bool go;
-    explicit cuda_op(const char *operation, bool keeps_narrowed = false);
+    explicit cuda_op(const char *operation, bool joins = false);
     ~cuda_op();
 };
 
@@ -267,7 +324,8 @@ void cuda_scale(float *y, const float *x, float f, size_t n);
 void cuda_add(float *y, const float *x, int ldx, int B, int N);
 void cuda_pick(struct pick *out, const float *logits, int B, int V);
 double cuda_library_matmul(int rows, int cols, int B, const char **why);
-/* What cuda_matmul.cu keeps of the last x is out of date. */
-void cuda_narrowed_drop(void);
+/* Products that wait to be computed together with the next one are queued now. Whoever does not begin with a cuda_op calls it
+   before it frees, reads or writes memory of the device. */
+void cuda_matmul_flush(void);
 
 #endif

@@ -67,7 +67,7 @@ void cuda_release(void *p)
     if (!p) return;
     cuda_lock();
     cuda_copy_flush();
-    cuda_narrowed_drop();
+    cuda_matmul_flush();
     cuda_recordings_drop();
     auto it = sizes.find((char *)p);
     if (it != sizes.end()) {
@@ -191,7 +191,7 @@ void cuda_drop_weights(const void *copy)
         if (--uploads[i].users > 0) break;
         if (cuda_recording()) cuda_unrecorded();
         cuda_copy_flush();
-        cuda_narrowed_drop();
+        cuda_matmul_flush();
         cuda_recordings_drop();             /* graphs read it */
         cudaStreamSynchronize(cuda.stream); /* as may what is queued */
         cudaFree(uploads[i].device);

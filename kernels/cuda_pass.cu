@@ -230,6 +230,7 @@ static void capture_end(void)
     cudaGraph_t graph = NULL;
     cudaGraphExec_t exec = NULL;
     cuda_copy_flush();
+    cuda_matmul_flush();
     pass.capturing = false;
     if (!cuda_good("pass", cudaStreamEndCapture(cuda.stream, &graph)) || !graph) return;
     if (cuda_good("pass", cudaGraphInstantiate(&exec, graph, 0)) && cuda_good("pass", cudaGraphLaunch(exec, cuda.stream)) &&
@@ -342,7 +343,7 @@ int cuda_begin(const struct rows *r, int L, int plain)
 void cuda_end(void)
 {
     cuda_copy_flush();
-    cuda_narrowed_drop();
+    cuda_matmul_flush();
     if (pass.capturing) capture_end();
     if (pass.of && pass.unrecorded) pass.of->never = true;
     pass.rows = NULL;

@@ -15,9 +15,11 @@ static void memory_is_zeroed_copied_and_brought_back(void **unused)
     cuda->copy(b, a, 1000);
     cuda->copy(b + 1000, a + 1000, n - 1000); /* one copy with the one before */
     cuda->zero(b + 5, 7);
+    for (size_t i = 0; i < 6; i++) cuda->copy(b + 5000 + i * 100, b + 5100 + i * 100, 100); /* rows move up, one by one */
     cuda->copy_rows(b + 100, 50, a, 20, 10, 30);
     cuda->get(back, b, n);
     memset(host + 5, 0, 7);
+    memmove(host + 5000, host + 5100, 600);
     for (size_t i = 0; i < 30; i++)
         for (size_t c = 0; c < 10; c++) host[100 + i * 50 + c] = (unsigned char)((i * 20 + c) * 2654435761u >> 24);
     assert_memory_equal(back, host, n);

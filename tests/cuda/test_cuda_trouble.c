@@ -27,6 +27,65 @@ static void a_kernel_is_refused(void)
     CHECK(one[3] == 16 && !k->trouble(NULL));
 }
 
+/* A product waits for the next one of the same x: what fails then is still the product. */
+static void a_product_that_waits_is_refused(void)
+{
+    enum { K = 64 };
+    char why[200];
+    const struct kernels *k = open_in_child(why, sizeof why);
+    struct mat w = random_mat(DTYPE_BF16, K, K);
+    float one[K] = {1}, *x, *y;
+    const char *said;
+    CHECK(k);
+    w.data = k->weights(w.data, K * K * 2);
+    x = k->alloc(sizeof one);
+    y = k->alloc(sizeof one);
+    k->put(x, one, sizeof one);
+    k->matmul(y, K, &w, x, 1, MATMUL_STORE);
+    said = k->trouble(NULL);
+    CHECK(said && !strcmp(said, "matmul: unspecified launch failure (CUDA error 719)"));
+    k->matmul(y, K, &w, x, 1, MATMUL_STORE);
+    k->scale(x, x, 2, K); /* does nothing */
+    said = k->trouble(NULL);
+    CHECK(said && !strcmp(said, "matmul: unspecified launch failure (CUDA error 719)") && !k->trouble(NULL));
+    k->get(one, x, sizeof one);
+    CHECK(one[0] == 1 && !k->trouble(NULL));
+}
+
+static int launches(const char *kernel)
+{
+    FILE *f = fopen(getenv("CUDA_EMU_LOG"), "r");
+    char line[200];
+    int n = 0;
+    CHECK(f);
+    while (fgets(line, sizeof line, f)) n += strstr(line, kernel) != NULL;
+    fclose(f);
+    return n;
+}
+
+static void products_are_joined(void)
+{
+    enum { K = 64, B = 20 };
+    char why[200];
+    const struct kernels *k = open_in_child(why, sizeof why);
+    struct mat w = random_mat(DTYPE_BF16, K, K);
+    float *x, *y;
+    CHECK(k);
+    w.data = k->weights(w.data, K * K * 2);
+    x = k->alloc(B * K * 4);
+    y = k->alloc(4 * B * K * 4);
+    for (int i = 0; i < 3; i++) k->matmul(y + i * B * K, K, &w, x, 1, MATMUL_STORE);
+    k->scale(y, y, 2, K);
+    CHECK(launches("few_rows") == 1);
+    for (int i = 0; i < 4; i++) k->matmul(y + i * B * K, K, &w, x, B, MATMUL_STORE);
+    k->release(k->alloc(4));
+    CHECK(launches("many_rows") == 2 && launches("narrow_each") == 2 && launches("few_rows") == 1);
+    k->matmul(y, K, &w, x, B, MATMUL_STORE);
+    k->matmul(y + 8, K, &w, x, B, MATMUL_STORE); /* over the first one's */
+    k->matmul(y + 2 * B * K, K, &w, x, B, MATMUL_ADD);
+    CHECK(launches("many_rows") == 5 && !k->trouble(NULL));
+}
+
 static void memory_runs_out(void)
 {
     enum { B = 40, K = 512 };
@@ -95,6 +154,23 @@ static void a_refused_kernel_is_named(void **unused)
     in_child(a_kernel_is_refused, "CUDA_EMU_FAIL", "softcap");
 }
 
+static void a_refused_product_is_named_though_it_waited(void **unused)
+{
+    (void)unused;
+    in_child(a_product_that_waits_is_refused, "CUDA_EMU_FAIL", "few_rows");
+}
+
+static void products_of_one_x_are_one_launch(void **unused)
+{
+    char path[] = "/tmp/kvrun-launches-XXXXXX";
+    int fd = mkstemp(path);
+    (void)unused;
+    assert_true(fd >= 0);
+    in_child(products_are_joined, "CUDA_EMU_LOG", path);
+    close(fd);
+    unlink(path);
+}
+
 static void memory_that_runs_out_is_told_apart(void **unused)
 {
     (void)unused;
@@ -146,6 +222,8 @@ int main(void)
 {
     const struct CMUnitTest emulated[] = {
         cmocka_unit_test(a_refused_kernel_is_named),
+        cmocka_unit_test(a_refused_product_is_named_though_it_waited),
+        cmocka_unit_test(products_of_one_x_are_one_launch),
         cmocka_unit_test(memory_that_runs_out_is_told_apart),
         cmocka_unit_test(a_get_that_fails_gives_zeros_and_is_told),
         cmocka_unit_test(a_machine_without_a_device_is_told_so),

@@ -152,6 +152,25 @@ static void read_beside(float *host, float *d, size_t bytes, cudaStream_t s, int
     cudaEventDestroy(here);
 }
 
+static __global__ void early(float *o, const float *from)
+{
+    float constant = from[64]; /* which no kernel writes */
+    emu_wait_for_previous();
+    o[threadIdx.x] = from[63 - threadIdx.x] + constant;
+}
+
+static __global__ void early_read(float *o, const float *from)
+{
+    float v = from[63 - threadIdx.x];
+    emu_wait_for_previous();
+    o[threadIdx.x] = v;
+}
+
+static __global__ void no_wait(float *o)
+{
+    o[threadIdx.x] = 1;
+}
+
 static int wrong(const char *what)
 {
     printf("noticed: %s\n", what);
@@ -177,6 +196,10 @@ int main(int argc, char **argv)
     case 0:
         CUDA_LAUNCH(right, 3, 64, 0, s, n, d);
         for (int i = 0; i < 192; i++) want[i] = (float)(63 - i % 64);
+        CUDA_LAUNCH_EARLY(early, 1, 64, s, d + 256, d + 128);
+        CUDA_LAUNCH_EARLY(early, 1, 64, s, d + 384, d + 256);
+        for (int i = 0; i < 64; i++) want[256 + i] = (float)(i + 192);
+        for (int i = 0; i < 64; i++) want[384 + i] = (float)(63 - i + 192 + 320);
         break;
     case 1:
         CUDA_LAUNCH(no_barrier, 1, 64, 0, s, d);
@@ -226,6 +249,12 @@ int main(int argc, char **argv)
         cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal);
         cudaStreamSynchronize(s);
         break;
+    case 23: /* what the kernel before writes is read before the wait */
+        CUDA_LAUNCH(right, 1, 64, 0, s, n, d + 64);
+        CUDA_LAUNCH_EARLY(early_read, 1, 64, s, d, d + 64);
+        for (int i = 0; i < 64; i++) want[i] = (float)i;
+        break;
+    case 24: CUDA_LAUNCH_EARLY(no_wait, 1, 64, s, d); break;
     case 20:
     case 21:
     case 22:

@@ -17,7 +17,8 @@
  *     CUDA_EMU_MEMORY=BYTES            memory of the device
  *     CUDA_EMU_SHARED=BYTES            shared memory that a block may ask for
  *     CUDA_EMU_FAIL=NAME               the launch of this kernel is refused; cudaMallocHost, cudaStreamWaitEvent: that call
- *     CUDA_EMU_CUBLAS=none | old | dead | refusing | wrong   cuBLAS is not there, lacks a function, does not start, ... (emu_cublas.h)
+ *     CUDA_EMU_CUBLAS=none | old | dead | refusing | wrong   cuBLAS is not there, lacks a function, does not start, ...
+ * (emu_cublas.h) CUDA_EMU_LOG=FILE                a line for each launch: kernel and blocks
  */
 #ifndef CUDA_EMU_H
 #define CUDA_EMU_H
@@ -76,6 +77,9 @@ int emu_lane(void);
 /* One product of the tensor cores, d += a b for m16n8k16, in the register layout of the PTX manual. bf: bf16, else f16. */
 void emu_mma(float *d /* (4) */, const uint32_t *a /* (4) */, const uint32_t *b /* (2) */, int bf, const char *file, int line);
 void *emu_dynamic_shared(void);
+/* Of a kernel launched early: every thread must call it, and under ThreadSanitizer nothing else orders it after the kernels
+   before. */
+void emu_wait_for_previous(void);
 
 struct emu_slot {
     uint64_t block; /* the one that it holds memory for */
@@ -248,17 +252,20 @@ template <class... P> static inline cudaError_t cudaFuncSetAttribute(void (*kern
 }
 
 /* What a launch is: where, how many, and the kernel with its arguments, copied as on the device. */
-void emu_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t s,
+void emu_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t s, bool early,
                 std::function<void()> body);
 
 template <class... P, class... A>
 static inline void emu_launch_kernel(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
-                                     cudaStream_t s, A... a)
+                                     cudaStream_t s, bool early, A... a)
 {
     std::tuple<P...> arguments(static_cast<P>(a)...);
-    emu_launch(name, (const void *)kernel, grid, block, shared, s, [kernel, arguments] { std::apply(kernel, arguments); });
+    emu_launch(name, (const void *)kernel, grid, block, shared, s, early,
+               [kernel, arguments] { std::apply(kernel, arguments); });
 }
 #define CUDA_LAUNCH(kernel, grid, block, shared, stream, ...) \
-    emu_launch_kernel(#kernel, kernel, (grid), (block), (shared), (stream), __VA_ARGS__)
+    emu_launch_kernel(#kernel, kernel, (grid), (block), (shared), (stream), false, __VA_ARGS__)
+#define CUDA_LAUNCH_EARLY(kernel, grid, block, stream, ...) \
+    emu_launch_kernel(#kernel, kernel, (grid), (block), 0, (stream), true, __VA_ARGS__)
 
 #endif

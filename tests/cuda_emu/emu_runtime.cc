@@ -30,8 +30,12 @@
 #define EMU_KEEP(p) (void)(p)
 #endif
 
+struct emu_work {
+    bool early; /* a kernel that may start before the one before it has ended */
+    std::function<void()> f;
+};
 struct emu_stream {
-    std::deque<std::function<void()>> queue;
+    std::deque<struct emu_work> queue;
     uint64_t ran; /* how much left the queue since the stream was made */
     struct emu_graph *capture;
     std::thread::id captor;
@@ -44,7 +48,7 @@ struct emu_event {
     double ms; /* when the stream came to it; < 0: not yet */
 };
 struct emu_graph {
-    std::vector<std::function<void()>> work;
+    std::vector<struct emu_work> work;
 };
 
 enum { PAGE = 4096, VERSION = 13000, SHARED_STATIC = 48 << 10, SHARED_MOST = 227 << 10 };
@@ -112,6 +116,7 @@ const struct emu_options *emu_options(void)
     if ((v = getenv("CUDA_EMU_MEMORY"))) o.memory = strtoull(v, NULL, 10);
     o.fail = getenv("CUDA_EMU_FAIL");
     o.cublas = getenv("CUDA_EMU_CUBLAS");
+    o.log = getenv("CUDA_EMU_LOG");
     o.defer = is_on("CUDA_EMU_DEFER");
     o.protect = is_on("CUDA_EMU_PROTECT");
     o.no_device = is_on("CUDA_EMU_NODEV");
@@ -136,12 +141,19 @@ static void doors(int change)
 
 static void flush_to(struct emu_stream *s, uint64_t upto)
 {
+    /* Kept, since an early kernel does not wait for its threads to end; nor does the end of the process. */
+    static std::vector<struct emu_work> &over = *new std::vector<struct emu_work>;
     doors(1);
     while (s->ran < upto) {
-        std::function<void()> f = std::move(s->queue.front());
+        struct emu_work w = std::move(s->queue.front());
         s->queue.pop_front();
         s->ran++;
-        f();
+        if (!w.early) {
+            emu_settle();
+            over.clear();
+        }
+        w.f();
+        over.push_back(std::move(w));
     }
     doors(-1);
 }
@@ -156,13 +168,13 @@ static void flush(struct emu_stream *s)
     flush_to(s, given(s));
 }
 
-static void enqueue(struct emu_stream *s, std::function<void()> f)
+static void enqueue(struct emu_stream *s, std::function<void()> f, bool early = false)
 {
     if (s->capture) {
-        s->capture->work.push_back(std::move(f));
+        s->capture->work.push_back({early, std::move(f)});
         return;
     }
-    s->queue.push_back(std::move(f));
+    s->queue.push_back({early, std::move(f)});
     if (!emu_options()->defer) flush(s);
 }
 
@@ -310,7 +322,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t g, unsigned lon
 cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s)
 {
     ONE_AT_A_TIME;
-    for (const auto &f : x->work) enqueue(s, f);
+    for (const auto &w : x->work) enqueue(s, w.f, w.early);
     return cudaSuccess;
 }
 
@@ -361,6 +373,7 @@ cudaError_t cudaFree(void *p)
     if (it == device_memory().end()) emu_die("cudaFree of what cudaMalloc did not give", NULL, 0);
     if (any_capture()) return fail(cudaErrorStreamCaptureUnsupported);
     for (struct emu_stream *s : streams()) flush(s);
+    emu_settle();
     used -= it->second;
     if (emu_options()->protect)
         munmap(p, (it->second + PAGE - 1) / PAGE * PAGE);
@@ -415,6 +428,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     ONE_AT_A_TIME;
     if (kind != cudaMemcpyDeviceToHost) check_device(to, bytes);
     if (kind != cudaMemcpyHostToDevice) check_device(from, bytes);
+    if (kind == cudaMemcpyDeviceToDevice && (char *)to < (char *)from + bytes && (char *)from < (char *)to + bytes)
+        emu_die("a copy onto part of itself", NULL, 0);
     if (kind == cudaMemcpyHostToDevice && !inside(pinned_memory(), from, bytes)) {
         if (captured(s)) return fail(cudaErrorStreamCaptureUnsupported);
         std::vector<char> now((const char *)from, (const char *)from + bytes);
@@ -455,6 +470,16 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s)
 
 /* ---- launches ---- */
 
+static void log_launch(const char *name, dim3 grid)
+{
+    static FILE *f;
+    if (!emu_options()->log) return;
+    if (!f) f = fopen(emu_options()->log, "w");
+    if (!f) return;
+    fprintf(f, "%s %u %u %u\n", name, grid.x, grid.y, grid.z);
+    fflush(f);
+}
+
 cudaError_t emu_shared_limit(const void *kernel, enum cudaFuncAttribute a, int bytes)
 {
     ONE_AT_A_TIME;
@@ -464,7 +489,7 @@ cudaError_t emu_shared_limit(const void *kernel, enum cudaFuncAttribute a, int b
     return cudaSuccess;
 }
 
-void emu_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t s,
+void emu_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t s, bool early,
                 std::function<void()> body)
 {
     ONE_AT_A_TIME;
@@ -480,7 +505,9 @@ void emu_launch(const char *name, const void *kernel, dim3 grid, dim3 block, siz
     } else if (emu_options()->fail && strstr(name, emu_options()->fail)) {
         fail(cudaErrorLaunchFailure);
     } else {
-        enqueue(s, [=] { emu_run(name, grid, block, shared, body); });
+        log_launch(name, grid);
+        enqueue(
+            s, [=] { emu_run(name, grid, block, shared, early, body); }, early);
     }
 }
 

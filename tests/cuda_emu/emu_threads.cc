@@ -8,7 +8,9 @@
  *  - one object per instance of a barrier, in a ring: with one object alone the next arrival of a fast thread would be
  *    ordered before a slow one that still leaves;
  *  - shared memory is new for every block and belongs to the scheduler; two sets of fibers in turn keep blocks unordered;
- *  - a shuffle is no order, __syncwarp and __syncthreads are.
+ *  - a shuffle is no order, __syncwarp and __syncthreads are;
+ *  - the scheduler takes notice of the end of a kernel only before what is not an early kernel (emu_settle), so that the
+ *    threads of an early one come after the kernel before by their own waiting alone.
  */
 #include "emu_in.h"
 
@@ -92,6 +94,7 @@ struct fiber {
     const uint32_t *a, *b;
     const char *file;
     int line, groups;
+    bool waited; /* for the kernel before */
     std::vector<struct emu_copy> copies;
 #ifdef EMU_ASAN
     void *fake;
@@ -119,6 +122,7 @@ static struct state {
     struct context main;
     const char *name;
     const std::function<void()> *body;
+    bool early;
     int n, started, done, used, waiting;
     unsigned barriers;
     const char *file;
@@ -139,9 +143,10 @@ static struct state {
 #endif
 #ifdef EMU_TSAN
     void *tsan;
-    char begin, end;
+    char begin, end[2];      /* end: of this kernel and of the one before, in turn */
     std::vector<char> marks; /* (256 blocks)(warps, the block itself)(RING): what barriers release and acquire */
     std::vector<void *> old;
+    int turn;
 #endif
 } &s = *new state();
 
@@ -224,6 +229,7 @@ static bool thread_begin(struct fiber *f)
     f->thread = {t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y)};
     f->waits = NOTHING;
     f->groups = 0;
+    f->waited = false;
     threadIdx = f->thread;
     s.of[t] = f;
     return true;
@@ -279,6 +285,7 @@ static void yield(void)
 static void thread_end(struct fiber *f)
 {
     if (!f->copies.empty()) emu_die("a thread returns while its copies are under way", NULL, 0);
+    if (s.early && !f->waited) emu_die("a kernel launched early ends without having waited for the one before it", NULL, 0);
     s.warps[(size_t)f->number / WARP].left |= 1u << f->number % WARP;
     s.of[(size_t)f->number] = NULL;
     s.done++;
@@ -296,7 +303,7 @@ static void fiber_main(void)
 #ifdef EMU_TSAN
         __tsan_acquire(&s.begin);
         (*s.body)();
-        __tsan_release(&s.end);
+        __tsan_release(&s.end[s.turn]);
         thread_end(f);
 #else
         do {
@@ -358,13 +365,14 @@ static void block_run(void)
     go(NULL, next());
 }
 
-void emu_run(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &body)
+void emu_run(const char *name, dim3 grid, dim3 block, size_t shared, bool early, const std::function<void()> &body)
 {
     const uint64_t total = (uint64_t)grid.x * grid.y * grid.z;
     const bool reversed = emu_options()->order == EMU_REVERSED;
     if (!s.random) s.random = emu_options()->seed * 0x9e3779b97f4a7c15u | 1;
     s.name = name;
     s.body = &body;
+    s.early = early;
     s.n = (int)(block.x * block.y * block.z);
     s.of.assign((size_t)s.n, NULL);
     s.ready.resize((size_t)s.n + 1);
@@ -375,6 +383,7 @@ void emu_run(const char *name, dim3 grid, dim3 block, size_t shared, const std::
     s.shared_bytes = shared;
     if (shared) s.shared = malloc(shared); /* exact: AddressSanitizer knows its end */
 #ifdef EMU_TSAN
+    s.turn ^= 1;
     s.marks.resize(256 * (WARP + 1) * RING * 8);
     for (int k = 0; k < 2; k++)
         while (s.pool[k].size() < (size_t)s.n) s.pool[k].push_back(fiber_new(s.pool[k].size()));
@@ -390,13 +399,22 @@ void emu_run(const char *name, dim3 grid, dim3 block, size_t shared, const std::
         block_run();
     }
 #ifdef EMU_TSAN
-    __tsan_acquire(&s.end);
+    if (shared) s.old.push_back(s.shared);
+#else
+    if (shared) free(s.shared);
+#endif
+    s.name = NULL;
+    s.running = NULL;
+}
+
+void emu_settle(void)
+{
+#ifdef EMU_TSAN
+    __tsan_acquire(&s.end[0]);
+    __tsan_acquire(&s.end[1]);
     for (void *p : s.old) free(p);
     s.old.clear();
 #endif
-    if (shared) free(s.shared);
-    s.name = NULL;
-    s.running = NULL;
 }
 
 /* ---- what kernels call ---- */
@@ -451,6 +469,14 @@ void emu_syncthreads(const char *file, int line)
     }
 #ifdef EMU_TSAN
     __tsan_acquire(mark(WARP, instance));
+#endif
+}
+
+void emu_wait_for_previous(void)
+{
+    s.running->waited = true;
+#ifdef EMU_TSAN
+    __tsan_acquire(&s.end[s.turn ^ 1]);
 #endif
 }
 
