@@ -95,6 +95,7 @@ def test_edits_of_finished_caches_give_the_bits_of_the_cpu(tiny_spec, tmp_path):
     run(spec, "--db", tmp_path / "cpu.db", "--quiet")
     run(spec, "--db", tmp_path / "gpu.db", "--quiet", "--backend", BACKEND, **BUILT)
     assert fingerprint(tmp_path / "gpu.db") == fingerprint(tmp_path / "cpu.db")
+    assert len(fingerprint(tmp_path / "gpu.db")[1]) >= 2 * (1 + len(apply))
 
 
 SMOLLM2 = """\
