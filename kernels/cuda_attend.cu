@@ -254,6 +254,7 @@ static __device__ void finish(const struct attention &a, const struct places &s,
 
 template <int T> static __global__ void __launch_bounds__(THREADS) attend_split(struct attention a)
 {
+    cuda_start();
     CUDA_DYNAMIC_SHARED(float, base);
     const struct places s = places_at(base, a.E, a.wide, a.queries);
     const int g = (int)blockIdx.y, split = (int)blockIdx.z, u0 = (int)blockIdx.x * a.queries;
@@ -289,6 +290,7 @@ template <int T> static __global__ void __launch_bounds__(THREADS) attend_split(
 
 static __global__ void attend_merge(struct attention a)
 {
+    cuda_start();
     const struct query u = {a.row0 + (int)blockIdx.x, (int)blockIdx.y};
     const int e = (int)threadIdx.x, splits = splits_of(a, u.row);
     float m = -INFINITY, d = 0, o = 0;
@@ -358,7 +360,7 @@ template <int T> static bool attend_all(struct attention a)
     dim3 grid((unsigned)((a.rows * group + a.queries - 1) / a.queries), (unsigned)a.G, (unsigned)a.splits);
     if (shared > room && !CUDA_ROOM((attend_split<T>), shared)) return false;
     room = shared > room ? shared : room;
-    CUDA_LAUNCH((attend_split<T>), grid, THREADS, shared, cuda.stream, a);
+    CUDA_LAUNCH_EARLY((attend_split<T>), grid, THREADS, shared, cuda.stream, a);
     return true;
 }
 
@@ -398,7 +400,7 @@ void cuda_attend(float *out, const float *q, const struct rows *r, int layer, co
         a.rows = most < r->B - a.row0 ? most : r->B - a.row0;
         if (!attend_runs(a, at)) return;
         if (a.part)
-            CUDA_LAUNCH(attend_merge, dim3((unsigned)a.rows, (unsigned)a.H), (unsigned)((a.E + 31) / 32 * 32), 0, cuda.stream,
-                        a);
+            CUDA_LAUNCH_EARLY(attend_merge, dim3((unsigned)a.rows, (unsigned)a.H), (unsigned)((a.E + 31) / 32 * 32), 0,
+                              cuda.stream, a);
     }
 }

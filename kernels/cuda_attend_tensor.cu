@@ -267,6 +267,7 @@ static __device__ void fold_warps(const struct attention &a, const float *part, 
 template <int BF, int NH>
 static __global__ void __launch_bounds__(WARPS * 32, NH == 4 ? 2 : 3) attend_tensor(struct attention a, int apart)
 {
+    cuda_start();
     CUDA_DYNAMIC_SHARED(uint16_t, base); /* (WARPS) queries; apart: the warps' sums behind them */
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = (int)blockIdx.y, split = (int)blockIdx.z;
     const int u0 = (apart ? (int)blockIdx.x : (int)blockIdx.x * WARPS + warp) * TILE, n = min(TILE, queries_of(a) - u0);
@@ -315,7 +316,7 @@ template <int BF, int NH> static bool launch(const struct attention &a)
     const dim3 grid((unsigned)(apart ? tiles : (tiles + WARPS - 1) / WARPS), (unsigned)a.G, (unsigned)a.splits);
     if (shared > room && !CUDA_ROOM((attend_tensor<BF, NH>), shared)) return false;
     room = shared > room ? shared : room;
-    CUDA_LAUNCH((attend_tensor<BF, NH>), grid, WARPS * 32, shared, cuda.stream, a, apart);
+    CUDA_LAUNCH_EARLY((attend_tensor<BF, NH>), grid, WARPS * 32, shared, cuda.stream, a, apart);
     return true;
 }
 

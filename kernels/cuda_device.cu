@@ -152,6 +152,39 @@ static int find(int device, struct cuda_device *about, struct cudaDeviceProp *p,
     return 0;
 }
 
+static __global__ void count(int *n)
+{
+    cuda_start();
+    if (threadIdx.x == 0) ++*n;
+}
+
+/* Early launches, recorded and replayed: tried once, since neither a version nor a device's number tells whether they work.
+   What is not refused, but counts wrong, must not be used either. */
+static bool early_works(void)
+{
+    enum { LAUNCHES = 5, REPLAYS = 3 };
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t replay = NULL;
+    void *n = NULL;
+    int counted = 0;
+    bool good = cudaMalloc(&n, sizeof counted) == cudaSuccess &&
+                cudaMemsetAsync(n, 0, sizeof counted, cuda.stream) == cudaSuccess &&
+                cudaStreamBeginCapture(cuda.stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
+    if (good) {
+        for (int i = 0; i < LAUNCHES; i++) CUDA_LAUNCH_EARLY(count, 1, 32, 0, cuda.stream, (int *)n);
+        good = cudaStreamEndCapture(cuda.stream, &graph) == cudaSuccess && graph &&
+               cudaGraphInstantiate(&replay, graph, 0) == cudaSuccess;
+    }
+    for (int i = 0; i < REPLAYS && good; i++) good = cudaGraphLaunch(replay, cuda.stream) == cudaSuccess;
+    good = good && cudaMemcpyAsync(&counted, n, sizeof counted, cudaMemcpyDeviceToHost, cuda.stream) == cudaSuccess &&
+           cudaStreamSynchronize(cuda.stream) == cudaSuccess && counted == LAUNCHES * REPLAYS;
+    if (replay) cudaGraphExecDestroy(replay);
+    if (graph) cudaGraphDestroy(graph);
+    cudaFree(n);
+    cudaGetLastError();
+    return good;
+}
+
 static const struct kernels *open_locked(int abi, int device, struct cuda_device *about, char *why, size_t n)
 {
     static bool is_open;
@@ -174,11 +207,12 @@ static const struct kernels *open_locked(int abi, int device, struct cuda_device
     cuda.shared_most = p.sharedMemPerBlockOptin;
     cuda.cache = (size_t)p.l2CacheSize;
     cuda.sync = sync && *sync == '1';
-    cuda.early = cuda.cc >= 90 && about->runtime >= 12030 && about->driver >= 12030; /* before, no graph could hold them */
     if ((e = cudaStreamCreateWithFlags(&cuda.stream, cudaStreamNonBlocking)) != cudaSuccess) {
         say(why, n, "no stream", e);
         return NULL;
     }
+    cuda.early = cuda.cc >= 90 && about->runtime >= 12030 && about->driver >= 12030; /* before, no graph could hold them */
+    if (cuda.early) cuda.early = early_works();
     if (strcmp(CUDA_NAME, "cuda") == 0)
         snprintf(numerics, sizeof numerics, "cuda-sm%d", cuda.cc);
     else

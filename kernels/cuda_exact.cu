@@ -34,6 +34,7 @@ static __device__ __forceinline__ void put_sum(const struct exact &m, int b, int
 
 template <int T, int NB, int R> static __global__ void __launch_bounds__(THREADS) exact_rows(struct exact m)
 {
+    cuda_start();
     const int j = (int)threadIdx.x % 16, r0 = ((int)blockIdx.x * HALVES + (int)threadIdx.x / 16) * R, b0 = (int)blockIdx.y * NB;
     const int size = cuda_block<T>::size;
     const uint8_t *w[R];
@@ -78,6 +79,7 @@ enum { COLUMNS = 32, ROWS_T = 8 };
 /* A warp is lane j of 32 columns, so it reads 32 neighbours of a row of the matrix. */
 template <int T> static __global__ void __launch_bounds__(COLUMNS * 16) exact_columns(struct exact m)
 {
+    cuda_start();
     CUDA_SHARED(float, lanes, [16][COLUMNS]);
     const int c = (int)threadIdx.x % COLUMNS, j = (int)threadIdx.x / COLUMNS, r = (int)blockIdx.x * COLUMNS + c;
     const int b0 = (int)blockIdx.y * ROWS_T, from = min(r, m.rows - 1);
@@ -194,6 +196,7 @@ template <int N> static __device__ __forceinline__ void tree_step(float *v /* (2
    side by side. Two stages: while one is multiplied, the next one comes. */
 template <int T, int PB, int TRANSPOSED> static __global__ void __launch_bounds__(PB * 64, 8 / PB) exact_tiles(struct exact m)
 {
+    cuda_start();
     enum { TILE_B = PATCH * PB, N = TILE_R * TILE_K / (PB * 64) };
     CUDA_SHARED(float4, xs, [2][TILE_B * TILE_K / PIECE]);
     CUDA_SHARED(float, ws, [2][TILE_R][LINE]);
@@ -232,14 +235,14 @@ template <int T, int PB, int TRANSPOSED> static __global__ void __launch_bounds_
 template <int T, int NB, int R> static void rows(const struct exact &m)
 {
     dim3 grid((unsigned)((m.rows + HALVES * R - 1) / (HALVES * R)), (unsigned)((m.B + NB - 1) / NB));
-    CUDA_LAUNCH((exact_rows<T, NB, R>), grid, THREADS, 0, cuda.stream, m);
+    CUDA_LAUNCH_EARLY((exact_rows<T, NB, R>), grid, THREADS, 0, cuda.stream, m);
 }
 
 /* Tiles of the same weights next to each other: x stays in the L2 cache, the weights come once. */
 template <int T, int PB, int TRANSPOSED> static void tiles(const struct exact &m)
 {
     dim3 grid((unsigned)((m.B + PATCH * PB - 1) / (PATCH * PB)), (unsigned)((m.rows + TILE_R - 1) / TILE_R));
-    CUDA_LAUNCH((exact_tiles<T, PB, TRANSPOSED>), grid, PB * 64, 0, cuda.stream, m);
+    CUDA_LAUNCH_EARLY((exact_tiles<T, PB, TRANSPOSED>), grid, PB * 64, 0, cuda.stream, m);
 }
 
 /* The operation is named and locked by the caller. */
@@ -265,7 +268,7 @@ template <int T> static void transposed(const struct exact &m)
 {
     dim3 grid((unsigned)((m.rows + COLUMNS - 1) / COLUMNS), (unsigned)((m.B + ROWS_T - 1) / ROWS_T));
     if (m.B <= FEW)
-        CUDA_LAUNCH((exact_columns<T>), grid, COLUMNS * 16, 0, cuda.stream, m);
+        CUDA_LAUNCH_EARLY((exact_columns<T>), grid, COLUMNS * 16, 0, cuda.stream, m);
     else if (m.B <= 32)
         tiles<T, 4, 1>(m);
     else

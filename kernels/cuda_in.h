@@ -101,7 +101,15 @@ template <int PENDING> static __device__ __forceinline__ void cuda_copy_wait(voi
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-/* Of a kernel that CUDA_LAUNCH_EARLY launches: what the kernels before it wrote is here from now on. */
+/* Of a kernel that CUDA_LAUNCH_EARLY launches: the next one may start when all blocks have come here. */
+static __device__ __forceinline__ void cuda_let_next_start(void)
+{
+#if __CUDA_ARCH__ >= 900
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+/* What the kernels before it wrote is here from now on. */
 static __device__ __forceinline__ void cuda_wait_for_previous(void)
 {
 #if __CUDA_ARCH__ >= 900
@@ -162,12 +170,23 @@ template <int PENDING> static inline void cuda_copy_wait(void)
     emu_copy_wait(PENDING);
 }
 
+static inline void cuda_let_next_start(void)
+{
+}
+
 static inline void cuda_wait_for_previous(void)
 {
     emu_wait_for_previous();
 }
 
 #endif
+
+/* The first statement of a kernel that has nothing to do before what the kernels before it wrote is here. */
+static __device__ __forceinline__ void cuda_start(void)
+{
+    cuda_let_next_start();
+    cuda_wait_for_previous();
+}
 
 enum { CUDA_SPLIT = 4 }; /* pages of a run of attention, see cuda.h */
 
@@ -183,16 +202,16 @@ struct cuda_state {
 };
 extern struct cuda_state cuda;
 
-/* CUDA_LAUNCH without dynamic shared memory, for a kernel that may start while the one before it still ends (programmatic
-   dependent launch). Every thread of it calls cuda_wait_for_previous(); until then it writes nothing, and reads nothing but its
-   arguments and weights, which are uploaded and never written by a kernel. The kernel after it is launched as any other, or
-   waits itself, so that it finds everything complete. */
+/* CUDA_LAUNCH of a kernel that may start while the one before it still ends (programmatic dependent launch): a step of decoding
+   is hundreds of short kernels, and what a launch takes is a good part of each. Every thread calls cuda_wait_for_previous();
+   until then it writes nothing, and reads nothing but its arguments and weights, which are uploaded and never written by a
+   kernel. Since all wait, whoever has waited finds everything complete. */
 #if defined(__CUDACC__) && CUDART_VERSION >= 12030
-#define CUDA_LAUNCH_EARLY(kernel, grid, block, stream, ...)                                              \
-    do {                                                                                                 \
-        static const bool waits = cuda_waits((const void *)(kernel));                                    \
-        if (!cuda.early || !waits || !cuda_launch_early(kernel, (grid), (block), (stream), __VA_ARGS__)) \
-            CUDA_LAUNCH(kernel, grid, block, 0, stream, __VA_ARGS__);                                    \
+#define CUDA_LAUNCH_EARLY(kernel, grid, block, shared, stream, ...)                                                \
+    do {                                                                                                           \
+        static const bool waits = cuda_waits((const void *)(kernel));                                              \
+        if (!cuda.early || !waits || !cuda_launch_early(kernel, (grid), (block), (shared), (stream), __VA_ARGS__)) \
+            CUDA_LAUNCH(kernel, grid, block, shared, stream, __VA_ARGS__);                                         \
     } while (0)
 
 /* Its code is one that waits: not so when the driver made it of code for an older device. */
@@ -206,7 +225,8 @@ static inline bool cuda_waits(const void *kernel)
 
 /* False: refused, as all will be. */
 template <class... P, class... A>
-static inline bool cuda_launch_early(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, const A &...a)
+static inline bool cuda_launch_early(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                                     const A &...a)
 {
     cudaLaunchAttribute early = {};
     cudaLaunchConfig_t how = {};
@@ -214,6 +234,7 @@ static inline bool cuda_launch_early(void (*kernel)(P...), dim3 grid, dim3 block
     early.val.programmaticStreamSerializationAllowed = 1;
     how.gridDim = grid;
     how.blockDim = block;
+    how.dynamicSmemBytes = shared;
     how.stream = stream;
     how.attrs = &early;
     how.numAttrs = 1;
@@ -222,7 +243,7 @@ static inline bool cuda_launch_early(void (*kernel)(P...), dim3 grid, dim3 block
     return cuda.early = false;
 }
 #elif defined(__CUDACC__)
-#define CUDA_LAUNCH_EARLY(kernel, grid, block, stream, ...) CUDA_LAUNCH(kernel, grid, block, 0, stream, __VA_ARGS__)
+#define CUDA_LAUNCH_EARLY CUDA_LAUNCH
 #endif
 
 /* An operation from here to the end of the scope: holds the lock, does not go when there is trouble, notes what failed. What

@@ -16,8 +16,8 @@
  *
  * Three kernels, one order:
  *  - few_rows, B <= 16: bound by memory. A block is eight rows of weights; its four warps take a slice each, straight from
- *    memory in pieces of 16 bytes a lane, four pieces ahead; x stays f32 and is rounded on the way. On Hopper and later it is
- *    launched while the kernel before it ends, and its first weights are on their way before it waits for x.
+ *    memory in pieces of 16 bytes a lane, four pieces ahead; x stays f32 and is rounded on the way. On Hopper and later,
+ *    where every kernel is launched while the one before it ends, its first weights are on their way before it waits for x.
  *  - many_rows: tiles of 64 or 128 rows of x by 128 of weights, three stages of asynchronous copies into shared memory; a block
  *    runs through the slices. Where that gives fewer blocks than processors (B <= 64 with 4,096 rows of weights),
  *    a block takes one slice, and add_slices adds them.
@@ -98,6 +98,7 @@ static __device__ __forceinline__ void eight_of_x(uint32_t *to /* (4) */, const 
 template <int BF, int WHOLE> static __global__ void __launch_bounds__(128) few_rows(struct product m)
 {
     CUDA_SHARED(float, sums, [SLICES][128]);
+    cuda_let_next_start();
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, n = lane / 4, q = lane % 4;
     const int b0 = (int)blockIdx.y * 16, from = warp * m.slice, end = min(m.K, from + m.slice);
     int tile = (int)blockIdx.x;
@@ -139,6 +140,7 @@ enum { TILE_N = 128, TILE_K = 64, STAGES = 3, WARPS = 8 };
 
 template <int BF> static __global__ void narrow_each(uint16_t *to, const float *x, size_t n)
 {
+    cuda_start();
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 2;
     uint32_t two;
     if (i >= n) return;
@@ -165,6 +167,7 @@ static __device__ __forceinline__ void fetch(uint16_t *to, const uint16_t *from,
    Its registers are just enough for two blocks of 64 rows on a processor: hence so little is kept from turn to turn. */
 template <int BF, int MI> static __global__ void __launch_bounds__(WARPS * 32, MI == 2 ? 2 : 1) many_rows(struct product m)
 {
+    cuda_start();
     enum { NI = 4, TILE_M = 32 * MI, STAGE = (TILE_M + TILE_N) * TILE_K };
     CUDA_DYNAMIC_SHARED(uint16_t, stage); /* (STAGES)(TILE_M + TILE_N, TILE_K) */
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, n = lane / 4, q = lane % 4;
@@ -246,6 +249,7 @@ template <int BF, int MI> static __global__ void __launch_bounds__(WARPS * 32, M
 
 static __global__ void add_slices(struct product m)
 {
+    cuda_start();
     const size_t all = (size_t)m.B * (size_t)m.rows, i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     int r = (int)(i % (size_t)m.rows);
     float sum;
@@ -273,7 +277,7 @@ template <int BF> static bool narrow_rows(struct product *m)
     size_t n = (size_t)m->B * (size_t)m->K;
     if (!cuda_need(&narrow, "matmul", n * sizeof(uint16_t))) return false;
     m->narrow = (const uint16_t *)narrow.p;
-    CUDA_LAUNCH((narrow_each<BF>), (unsigned)((n + 511) / 512), 256, 0, cuda.stream, (uint16_t *)narrow.p, m->x, n);
+    CUDA_LAUNCH_EARLY((narrow_each<BF>), (unsigned)((n + 511) / 512), 256, 0, cuda.stream, (uint16_t *)narrow.p, m->x, n);
     return true;
 }
 
@@ -293,10 +297,10 @@ template <int BF, int MI> static void many(struct product *m)
         m->part = (float *)parts.p;
         grid.z = (unsigned)slices;
         m->each = m->slice;
-        CUDA_LAUNCH((many_rows<BF, MI>), grid, WARPS * 32, shared, cuda.stream, *m);
-        CUDA_LAUNCH(add_slices, (unsigned)((n + 255) / 256), 256, 0, cuda.stream, *m);
+        CUDA_LAUNCH_EARLY((many_rows<BF, MI>), grid, WARPS * 32, shared, cuda.stream, *m);
+        CUDA_LAUNCH_EARLY(add_slices, (unsigned)((n + 255) / 256), 256, 0, cuda.stream, *m);
     } else {
-        CUDA_LAUNCH((many_rows<BF, MI>), grid, WARPS * 32, shared, cuda.stream, *m);
+        CUDA_LAUNCH_EARLY((many_rows<BF, MI>), grid, WARPS * 32, shared, cuda.stream, *m);
     }
 }
 
@@ -308,9 +312,9 @@ template <int BF> static void multiply(struct product *m, bool whole)
     else if (whole && m->B > 16)
         many<BF, 2>(m);
     else if (whole)
-        CUDA_LAUNCH_EARLY((few_rows<BF, 1>), grid, 128, cuda.stream, *m);
+        CUDA_LAUNCH_EARLY((few_rows<BF, 1>), grid, 128, 0, cuda.stream, *m);
     else
-        CUDA_LAUNCH_EARLY((few_rows<BF, 0>), grid, 128, cuda.stream, *m);
+        CUDA_LAUNCH_EARLY((few_rows<BF, 0>), grid, 128, 0, cuda.stream, *m);
 }
 
 /* ---- products that wait for the next one ---- */

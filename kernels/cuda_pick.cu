@@ -59,6 +59,7 @@ static __device__ void exponentials(float *to, const float *x, int from, int V, 
 
 static __global__ void __launch_bounds__(THREADS) pick_row(struct pick *out, const float *logits, int V)
 {
+    cuda_start();
     CUDA_SHARED(float, e, [2][PIECE]);
     const float *x = logits + (size_t)blockIdx.x * (size_t)V;
     struct best mine = {-INFINITY, -INFINITY, V};
@@ -93,5 +94,5 @@ static __global__ void __launch_bounds__(THREADS) pick_row(struct pick *out, con
 void cuda_pick(struct pick *out, const float *logits, int B, int V)
 {
     struct cuda_op op("pick");
-    if (op.go && B > 0) CUDA_LAUNCH(pick_row, (unsigned)B, THREADS, 0, cuda.stream, out, logits, V);
+    if (op.go && B > 0) CUDA_LAUNCH_EARLY(pick_row, (unsigned)B, THREADS, 0, cuda.stream, out, logits, V);
 }

@@ -4,6 +4,7 @@
 static __global__ void rope_head(float *q, float *k, const float *v, const float *cos, const float *sin, int n_rot,
                                  int interleaved, struct cuda_view view, int H, int G, int E, int type)
 {
+    cuda_start();
     CUDA_SHARED(float, head, [HEAD_MAX]);
     const int b = (int)blockIdx.x, u = (int)blockIdx.y, half = n_rot / 2, e = (int)threadIdx.x;
     float *x =
@@ -38,6 +39,6 @@ void cuda_rope_append(float *q, float *k, const float *v, const struct rope *rop
     struct cuda_view view;
     dim3 grid((unsigned)r->B, (unsigned)(a->H + a->G));
     if (!op.go || r->B < 1 || !cuda_view_of(&view, op.name, r, layer, a->G)) return;
-    CUDA_LAUNCH(rope_head, grid, (unsigned)((a->E + 31) / 32 * 32), 0, cuda.stream, q, k, v, rope->cos, rope->sin, rope->n_rot,
-                rope->interleaved, view, a->H, a->G, a->E, (int)a->kv_type);
+    CUDA_LAUNCH_EARLY(rope_head, grid, (unsigned)((a->E + 31) / 32 * 32), 0, cuda.stream, q, k, v, rope->cos, rope->sin,
+                      rope->n_rot, rope->interleaved, view, a->H, a->G, a->E, (int)a->kv_type);
 }

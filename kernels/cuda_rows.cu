@@ -14,6 +14,7 @@ static unsigned blocks_of(size_t n)
 
 template <int T> static __global__ void embed_row(float *x, const uint8_t *table, size_t row_bytes, const int *ids, int cols)
 {
+    cuda_start();
     const int size = cuda_block<T>::size;
     const uint8_t *row = table + (size_t)ids[blockIdx.y] * row_bytes;
     int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
@@ -27,9 +28,9 @@ void cuda_embed(float *x, const struct mat *table, const int *ids, int B)
     struct cuda_op op("embed");
     dim3 grid(blocks_of((size_t)table->cols), (unsigned)B);
     if (!op.go || B < 1) return;
-#define EMBED(T)                                                                                                           \
-    CUDA_LAUNCH((embed_row<T>), grid, THREADS, 0, cuda.stream, x, (const uint8_t *)table->data, mat_row_bytes(table), ids, \
-                table->cols)
+#define EMBED(T)                                                                                                            \
+    CUDA_LAUNCH_EARLY((embed_row<T>), grid, THREADS, 0, cuda.stream, x, (const uint8_t *)table->data, mat_row_bytes(table), \
+                      ids, table->cols)
     CUDA_EACH_TYPE(table->type, EMBED)
 #undef EMBED
 }
@@ -63,6 +64,7 @@ template <int SQUARES> static __device__ float row_sum(const float *a, int n)
 /* The row in shared memory when it fits. */
 template <int STAGED> static __global__ void rmsnorm_row(float *y, const float *x, const float *w, float eps, int D)
 {
+    cuda_start();
     const float *in = x + (size_t)blockIdx.x * (size_t)D;
     float *out = y + (size_t)blockIdx.x * (size_t)D, rms;
     if (STAGED) {
@@ -81,14 +83,15 @@ void cuda_rmsnorm(float *y, const float *x, const float *w, float eps, int B, in
     size_t bytes = (size_t)D * sizeof(float);
     if (!op.go || B < 1) return;
     if (bytes <= ROW_SHARED)
-        CUDA_LAUNCH((rmsnorm_row<1>), (unsigned)B, THREADS, bytes, cuda.stream, y, x, w, eps, D);
+        CUDA_LAUNCH_EARLY((rmsnorm_row<1>), (unsigned)B, THREADS, bytes, cuda.stream, y, x, w, eps, D);
     else
-        CUDA_LAUNCH((rmsnorm_row<0>), (unsigned)B, THREADS, 0, cuda.stream, y, x, w, eps, D);
+        CUDA_LAUNCH_EARLY((rmsnorm_row<0>), (unsigned)B, THREADS, 0, cuda.stream, y, x, w, eps, D);
 }
 
 template <int STAGED>
 static __global__ void layernorm_row(float *y, const float *x, const float *w, const float *b, float eps, int D)
 {
+    cuda_start();
     const float *in = x + (size_t)blockIdx.x * (size_t)D;
     float *out = y + (size_t)blockIdx.x * (size_t)D, *centred = out, mean, deviation;
     if (STAGED) {
@@ -111,15 +114,16 @@ void cuda_layernorm(float *y, const float *x, const float *w, const float *b, fl
     size_t bytes = (size_t)D * sizeof(float);
     if (!op.go || B < 1) return;
     if (bytes <= ROW_SHARED)
-        CUDA_LAUNCH((layernorm_row<1>), (unsigned)B, THREADS, bytes, cuda.stream, y, x, w, b, eps, D);
+        CUDA_LAUNCH_EARLY((layernorm_row<1>), (unsigned)B, THREADS, bytes, cuda.stream, y, x, w, b, eps, D);
     else
-        CUDA_LAUNCH((layernorm_row<0>), (unsigned)B, THREADS, 0, cuda.stream, y, x, w, b, eps, D);
+        CUDA_LAUNCH_EARLY((layernorm_row<0>), (unsigned)B, THREADS, 0, cuda.stream, y, x, w, b, eps, D);
 }
 
 /* ---- numbers ---- */
 
 static __global__ void swiglu_each(float *y, const float *gate, const float *up, size_t n)
 {
+    cuda_start();
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) y[i] = gate[i] / (1.0f + cuda_exp(-gate[i])) * up[i];
 }
@@ -128,11 +132,12 @@ void cuda_swiglu(float *y, const float *gate, const float *up, int B, int F)
 {
     struct cuda_op op("swiglu");
     size_t n = (size_t)B * (size_t)F;
-    if (op.go && n) CUDA_LAUNCH(swiglu_each, blocks_of(n), THREADS, 0, cuda.stream, y, gate, up, n);
+    if (op.go && n) CUDA_LAUNCH_EARLY(swiglu_each, blocks_of(n), THREADS, 0, cuda.stream, y, gate, up, n);
 }
 
 template <int EXACT> static __global__ void gelu_each(float *y, const float *x, const float *up, size_t n)
 {
+    cuda_start();
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     float g;
     if (i >= n) return;
@@ -146,13 +151,14 @@ void cuda_gelu(float *y, const float *x, const float *up, enum gelu form, int B,
     size_t n = (size_t)B * (size_t)F;
     if (!op.go || !n) return;
     if (form == GELU_EXACT)
-        CUDA_LAUNCH((gelu_each<1>), blocks_of(n), THREADS, 0, cuda.stream, y, x, up, n);
+        CUDA_LAUNCH_EARLY((gelu_each<1>), blocks_of(n), THREADS, 0, cuda.stream, y, x, up, n);
     else
-        CUDA_LAUNCH((gelu_each<0>), blocks_of(n), THREADS, 0, cuda.stream, y, x, up, n);
+        CUDA_LAUNCH_EARLY((gelu_each<0>), blocks_of(n), THREADS, 0, cuda.stream, y, x, up, n);
 }
 
 static __global__ void softcap_each(float *y, const float *x, float cap, size_t n)
 {
+    cuda_start();
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) y[i] = cuda_tanh(x[i] / cap) * cap;
 }
@@ -160,11 +166,12 @@ static __global__ void softcap_each(float *y, const float *x, float cap, size_t 
 void cuda_softcap(float *y, const float *x, float cap, size_t n)
 {
     struct cuda_op op("softcap");
-    if (op.go && n) CUDA_LAUNCH(softcap_each, blocks_of(n), THREADS, 0, cuda.stream, y, x, cap, n);
+    if (op.go && n) CUDA_LAUNCH_EARLY(softcap_each, blocks_of(n), THREADS, 0, cuda.stream, y, x, cap, n);
 }
 
 static __global__ void scale_each(float *y, const float *x, float f, size_t n)
 {
+    cuda_start();
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) y[i] = x[i] * f;
 }
@@ -172,11 +179,12 @@ static __global__ void scale_each(float *y, const float *x, float f, size_t n)
 void cuda_scale(float *y, const float *x, float f, size_t n)
 {
     struct cuda_op op("scale");
-    if (op.go && n) CUDA_LAUNCH(scale_each, blocks_of(n), THREADS, 0, cuda.stream, y, x, f, n);
+    if (op.go && n) CUDA_LAUNCH_EARLY(scale_each, blocks_of(n), THREADS, 0, cuda.stream, y, x, f, n);
 }
 
 static __global__ void add_each(float *y, const float *x, int ldx, int B, int N)
 {
+    cuda_start();
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < (size_t)B * (size_t)N) y[i] += x[i / (size_t)N * (size_t)ldx + i % (size_t)N];
 }
@@ -185,5 +193,5 @@ void cuda_add(float *y, const float *x, int ldx, int B, int N)
 {
     struct cuda_op op("add");
     size_t n = (size_t)B * (size_t)N;
-    if (op.go && n) CUDA_LAUNCH(add_each, blocks_of(n), THREADS, 0, cuda.stream, y, x, ldx, B, N);
+    if (op.go && n) CUDA_LAUNCH_EARLY(add_each, blocks_of(n), THREADS, 0, cuda.stream, y, x, ldx, B, N);
 }

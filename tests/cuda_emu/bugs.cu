@@ -196,8 +196,8 @@ int main(int argc, char **argv)
     case 0:
         CUDA_LAUNCH(right, 3, 64, 0, s, n, d);
         for (int i = 0; i < 192; i++) want[i] = (float)(63 - i % 64);
-        CUDA_LAUNCH_EARLY(early, 1, 64, s, d + 256, d + 128);
-        CUDA_LAUNCH_EARLY(early, 1, 64, s, d + 384, d + 256);
+        CUDA_LAUNCH_EARLY(early, 1, 64, 0, s, d + 256, d + 128);
+        CUDA_LAUNCH_EARLY(early, 1, 64, 0, s, d + 384, d + 256);
         for (int i = 0; i < 64; i++) want[256 + i] = (float)(i + 192);
         for (int i = 0; i < 64; i++) want[384 + i] = (float)(63 - i + 192 + 320);
         break;
@@ -251,10 +251,10 @@ int main(int argc, char **argv)
         break;
     case 23: /* what the kernel before writes is read before the wait */
         CUDA_LAUNCH(right, 1, 64, 0, s, n, d + 64);
-        CUDA_LAUNCH_EARLY(early_read, 1, 64, s, d, d + 64);
+        CUDA_LAUNCH_EARLY(early_read, 1, 64, 0, s, d, d + 64);
         for (int i = 0; i < 64; i++) want[i] = (float)i;
         break;
-    case 24: CUDA_LAUNCH_EARLY(no_wait, 1, 64, s, d); break;
+    case 24: CUDA_LAUNCH_EARLY(no_wait, 1, 64, 0, s, d); break;
     case 20:
     case 21:
     case 22:

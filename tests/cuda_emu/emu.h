@@ -265,7 +265,7 @@ static inline void emu_launch_kernel(const char *name, void (*kernel)(P...), dim
 }
 #define CUDA_LAUNCH(kernel, grid, block, shared, stream, ...) \
     emu_launch_kernel(#kernel, kernel, (grid), (block), (shared), (stream), false, __VA_ARGS__)
-#define CUDA_LAUNCH_EARLY(kernel, grid, block, stream, ...) \
-    emu_launch_kernel(#kernel, kernel, (grid), (block), 0, (stream), true, __VA_ARGS__)
+#define CUDA_LAUNCH_EARLY(kernel, grid, block, shared, stream, ...) \
+    emu_launch_kernel(#kernel, kernel, (grid), (block), (shared), (stream), true, __VA_ARGS__)
 
 #endif

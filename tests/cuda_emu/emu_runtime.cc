@@ -529,7 +529,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     if (device) return fail(cudaErrorInvalidDevice);
     *p = {};
     snprintf(p->name, sizeof p->name, "emulated device");
-    p->major = 8;
+    p->major = 9;
     p->minor = 0;
     p->multiProcessorCount = 4;
     p->l2CacheSize = 64 << 10;
