@@ -25,6 +25,7 @@ static struct tables {
     struct cuda_view view;
     int layers, heads;       /* heads: words of a page's hidden bits, as sent */
     size_t hidden;           /* pages that have such */
+    size_t words;            /* room for them all */
     size_t total;            /* pages of a layer */
 } pass_tables, other_tables; /* of the pass, and of an operation outside of one */
 
@@ -85,7 +86,7 @@ struct layout {
     int most;
 };
 
-static struct layout layout_of(int B, int L, size_t hidden_words)
+static struct layout layout_of(int B, int L, size_t words)
 {
     struct layout y = {};
     y.most = 1;
@@ -97,18 +98,8 @@ static struct layout layout_of(int B, int L, size_t hidden_words)
     y.first = align((size_t)B * sizeof(int));
     y.pages = align(y.first + ((size_t)B + 1) * sizeof(int));
     y.hidden = align(y.pages + (size_t)L * y.total * sizeof(struct cuda_page));
-    y.bytes = y.hidden + hidden_words * sizeof(uint64_t);
+    y.bytes = y.hidden + words * sizeof(uint64_t);
     return y;
-}
-
-/* Pages with hidden tokens in layers from..from+L-1. */
-static size_t hidden_pages(int from, int L)
-{
-    size_t n = 0;
-    for (const struct table &t : row_tables)
-        for (int l = from; l < from + L; l++)
-            for (int p = 0; p < t.n; p++) n += t.pages[l][p]->hidden != NULL;
-    return n;
 }
 
 /* G of an engine, by its rows: how many words a page's hidden bits have. begin is not told; the first attention is, and sends
@@ -122,12 +113,16 @@ static int heads_of(const struct rows *r)
     return 0;
 }
 
-static void gather(char *host, const struct layout *y, const char *device, const struct rows *r, int from, int L, int heads)
+static std::vector<uint64_t> hidden_words;
+
+/* Fills in what is sent up to y->hidden, and collects the words that come there; returns how many pages have some. */
+static size_t gather(char *host, const struct layout *y, const char *device, const struct rows *r, int from, int L, int heads)
 {
     int *first = (int *)(host + y->first), n = 0;
-    size_t at = 0;
+    size_t at = 0, hidden = 0;
     struct cuda_page *entry = (struct cuda_page *)(host + y->pages);
-    uint64_t *words = (uint64_t *)(host + y->hidden);
+    const uint64_t *words = (const uint64_t *)(device + y->hidden);
+    hidden_words.clear();
     memcpy(host, r->slot, (size_t)r->B * sizeof(int));
     for (int b = 0; b < r->B; b++) {
         if (b > 0 && r->pages[b] != r->pages[b - 1]) n += row_tables[at++].n;
@@ -140,26 +135,31 @@ static void gather(char *host, const struct layout *y, const char *device, const
                 const struct kv_page *page = t.pages[l][p];
                 *entry = {page->k, page->v, NULL};
                 if (page->hidden) {
-                    entry->hidden = (const uint64_t *)(device + ((char *)words - host));
-                    memcpy(words, page->hidden, (size_t)heads * sizeof *words);
-                    words += heads;
+                    entry->hidden = words + hidden_words.size();
+                    hidden_words.insert(hidden_words.end(), page->hidden, page->hidden + heads);
+                    hidden++;
                 }
                 entry++;
             }
+    return hidden;
 }
 
 static bool upload(struct tables *t, const char *operation, const struct rows *r, int from, int L, int heads)
 {
     struct layout y;
+    size_t bytes;
     int i;
     find_tables(r);
-    t->hidden = hidden_pages(from, L);
     t->heads = heads;
-    y = layout_of(r->B, L, t->hidden * (size_t)heads);
-    if (!host_room(t, operation, y.bytes)) return false;
-    if (!cuda_need(&t->memory, operation, y.bytes)) return false;
-    i = t->turn;
-    gather(t->host[i], &y, t->memory.p, r, from, L, heads);
+    do { /* once, unless more is hidden than ever before */
+        if (hidden_words.size() > t->words) t->words = hidden_words.size();
+        y = layout_of(r->B, L, t->words);
+        if (!host_room(t, operation, y.bytes) || !cuda_need(&t->memory, operation, y.bytes)) return false;
+        i = t->turn;
+        t->hidden = gather(t->host[i], &y, t->memory.p, r, from, L, heads);
+    } while (hidden_words.size() > t->words);
+    bytes = hidden_words.size() * sizeof(uint64_t);
+    if (bytes) memcpy(t->host[i] + y.hidden, hidden_words.data(), bytes);
     t->view = {(const int *)t->memory.p,
                (const int *)(t->memory.p + y.first),
                (const struct cuda_page *)(t->memory.p + y.pages),
@@ -168,7 +168,8 @@ static bool upload(struct tables *t, const char *operation, const struct rows *r
                y.most};
     t->layers = L;
     t->total = y.total;
-    return cuda_good(operation, cudaMemcpyAsync(t->memory.p, t->host[i], y.bytes, cudaMemcpyHostToDevice, cuda.stream)) &&
+    bytes += y.hidden;
+    return cuda_good(operation, cudaMemcpyAsync(t->memory.p, t->host[i], bytes, cudaMemcpyHostToDevice, cuda.stream)) &&
            cuda_good(operation, cudaEventRecord(t->sent[i], cuda.stream));
 }
 

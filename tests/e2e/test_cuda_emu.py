@@ -72,8 +72,12 @@ def test_the_cache_has_the_type_that_goes_with_weights_and_backend(tiny, tiny_sp
     assert sql(tmp_path / "gpu.db", "SELECT DISTINCT dtype FROM kv_capture WHERE moment <> 'pass'") == [{"dtype": "bf16"}]
 
 
-def test_no_bit_depends_on_batch_order_or_resume(tiny_spec, tmp_path):
+@pytest.mark.parametrize("weights", ["q4_1", "bf16"])
+def test_no_bit_depends_on_batch_order_or_resume(tiny, tiny_spec, tmp_path, weights):
     spec = small(tiny_spec, kv="bf16", after="reuse_logits")
+    if weights != "q4_1":  # tiny's own
+        tiny_gguf.write_model(str(tmp_path / "other.gguf"), seed=3, type=weights, spread=0.2)
+        spec.write_text(spec.read_text().replace(str(tiny), str(tmp_path / "other.gguf")))
     run(spec, "--db", tmp_path / "a.db", "--quiet", "--backend", BACKEND, **BUILT)
     for i, more in enumerate((["--batch", "1"], ["--batch", "5", "--shuffle", "3"])):
         run(spec, "--db", tmp_path / f"{i}.db", "--quiet", "--backend", BACKEND, *more, **BUILT)
@@ -87,7 +91,7 @@ def test_edits_of_finished_caches_give_the_bits_of_the_cpu(tiny_spec, tmp_path):
     edits = {"scale": "by: -2", "noise": "sigma: 2", "quantise": "bits: 2", "mean": 'over: { tokens: ["1..4"] }',
              "swap": "with: { tokens: [9] }, rope: rerotate", "transplant": "from: { prompt: other, at: { tokens: [5] } }, rope: rerotate"}
     apply = [f"op: {op}, tensor: kv, {keys}" for op, keys in edits.items()] + [f"op: evict, position_policy: {p}" for p in ("keep_holes", "compact_rerotate")]
-    spec = small(tiny_spec, kv="bf16")
+    spec = small(tiny_spec, kv="f32")
     text = spec.read_text()
     spec.write_text(text[:text.index("  - name: zero")] +
                     "".join(f"  - {{ name: e{i}, apply: [{{ {a}, at: {{ tokens: [4] }}, when: finished_cache }}] }}\n" for i, a in enumerate(apply)) +
