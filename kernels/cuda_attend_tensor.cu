@@ -94,15 +94,20 @@ static __device__ __forceinline__ void weigh(float (*s)[4], uint32_t (*p)[4] /* 
 {
     const int q = (int)threadIdx.x % 4;
 #pragma unroll
+    for (int i = 0; i < 32; i++) s[i / 4][i % 4] *= a.scale;
+    if (a.cap > 0) { /* aside: few models have one, and it is most of the code */
+#pragma unroll
+        for (int i = 0; i < 32; i++) s[i / 4][i % 4] = cuda_tanh(s[i / 4][i % 4] / a.cap) * a.cap;
+    }
+#pragma unroll
     for (int r = 0; r < 2; r++) {
+        const uint64_t mine = seen[r] >> 2 * q; /* then the places are constants */
         m[r] = -INFINITY;
         d[r] = 0;
 #pragma unroll
         for (int i = 0; i < 16; i++) {
             float *x = &s[i / 2][2 * r + i % 2];
-            *x *= a.scale;
-            if (a.cap > 0) *x = cuda_tanh(*x / a.cap) * a.cap;
-            if (!(seen[r] >> (i / 2 * 8 + 2 * q + i % 2) & 1)) *x = -INFINITY;
+            if (!(mine >> (i / 2 * 8 + i % 2) & 1)) *x = -INFINITY;
             m[r] = *x > m[r] ? *x : m[r];
         }
 #pragma unroll
@@ -114,7 +119,7 @@ static __device__ __forceinline__ void weigh(float (*s)[4], uint32_t (*p)[4] /* 
         for (int i = 0; i < 16; i++) {
             float *x = &s[i / 2][2 * r + i % 2];
             /* a NaN stays one; where all scores are -inf, nothing is seen */
-            *x = seen[r] >> (i / 2 * 8 + 2 * q + i % 2) & 1 ? cuda_exp(*x - (m[r] == -INFINITY ? 0 : m[r])) : 0;
+            *x = mine >> (i / 2 * 8 + i % 2) & 1 ? cuda_exp(*x - (m[r] == -INFINITY ? 0 : m[r])) : 0;
             d[r] += *x;
         }
 #pragma unroll
@@ -195,8 +200,8 @@ static __device__ __forceinline__ const struct cuda_page *page_or_none(const str
 
 /* Page p of all queries of the tile: each different page once. */
 template <int BF, int NH>
-static __device__ void add_pages(struct sums<NH> *sum, const struct attention &a, const uint16_t *queries, int g, int u0, int n,
-                                 int p)
+static __device__ __forceinline__ void add_pages(struct sums<NH> *sum, const struct attention &a, const uint16_t *queries,
+                                                 int g, int u0, int n, int p)
 {
     const int lane = (int)threadIdx.x % 32;
     const struct cuda_page *page = lane < n ? page_or_none(a, query_of(a, g, u0 + lane).row, p) : NULL;
@@ -265,7 +270,7 @@ static __device__ void fold_warps(const struct attention &a, const float *part, 
 }
 
 template <int BF, int NH>
-static __global__ void __launch_bounds__(WARPS * 32, NH == 4 ? 2 : 3) attend_tensor(struct attention a, int apart)
+static __global__ void __launch_bounds__(WARPS * 32, NH == 1 ? 3 : 2) attend_tensor(struct attention a, int apart)
 {
     cuda_start();
     CUDA_DYNAMIC_SHARED(uint16_t, base); /* (WARPS) queries; apart: the warps' sums behind them */

@@ -377,7 +377,7 @@ static void without_memory_nothing_is_written(void **state)
     c = filled(far_away, 1);
     was = filled(far_away, 1);
     copy = cache_fork(c); /* so that pages for an evict that closes up are there */
-    do_edit(c, &zero); /* needs no block */
+    do_edit(c, &zero);    /* needs no block */
     cache_free(c);
     c = copy;
     for (bytes = 1 << 27; bytes > 0 && n < 64;) {
