@@ -6,6 +6,9 @@
  * When memory runs out in a pass, what is asked of the backend until somebody has asked for the trouble does nothing. A thread
  * that reads a cache meanwhile would take nothing for its content, so it reads again when such trouble came up since it began.
  * It does not keep the device from computing: packing goes on beside the next batch.
+ *
+ * A backend may hold a lock of its own from begin to end, and is asked here under ours: so the thread of a pass must not take
+ * ours inside of it, or each of two threads would wait for the other's.
  */
 #include "internal.h"
 
@@ -15,12 +18,13 @@
 struct trouble {
     pthread_mutex_t lock;
     pthread_cond_t taken;
-    pthread_t computes; /* the thread of the pass, while there is one */
     bool passing;
     unsigned times; /* that memory ran out */
     enum { NONE, MEMORY, LOST } state;
     char text[256];
 };
+
+static _Thread_local const engine *in_pass; /* of this thread, NULL: none */
 
 struct trouble *trouble_new(void)
 {
@@ -53,21 +57,19 @@ void trouble_pass(const engine *en)
 {
     struct trouble *t = en->trouble;
     pthread_mutex_lock(&t->lock);
-    t->computes = pthread_self();
     t->passing = true;
     pthread_mutex_unlock(&t->lock);
+    in_pass = en;
 }
 
 unsigned trouble_times(const engine *en)
 {
     struct trouble *t = en->trouble;
     unsigned times;
-    if (!en->gpu.k) return 0;
+    if (!en->gpu.k || in_pass == en) return 0; /* the pass itself reads caches for its captures; it fails anyway */
     pthread_mutex_lock(&t->lock);
     listen(en, t);
-    /* The pass itself reads caches for its captures; it fails anyway. */
-    while (t->state == MEMORY && t->passing && !pthread_equal(t->computes, pthread_self()))
-        pthread_cond_wait(&t->taken, &t->lock);
+    while (t->state == MEMORY && t->passing) pthread_cond_wait(&t->taken, &t->lock);
     times = t->times;
     pthread_mutex_unlock(&t->lock);
     return times;
@@ -77,6 +79,7 @@ int trouble_take(const engine *en, err *e)
 {
     struct trouble *t = en->trouble;
     int rc = 0;
+    in_pass = NULL;
     pthread_mutex_lock(&t->lock);
     listen(en, t);
     if (t->state != NONE) rc = err_set(e, t->state == MEMORY ? ERR_MEMORY : ERR_ENV, "%s", t->text);

@@ -102,6 +102,17 @@ def test_edits_of_finished_caches_give_the_bits_of_the_cpu(tiny_spec, tmp_path):
     assert len(fingerprint(tmp_path / "gpu.db")[1]) >= 2 * (1 + len(apply))
 
 
+def test_what_a_pass_reads_does_not_wait_for_what_is_stored(tiny_spec, tmp_path):
+    """Scores read caches inside of a pass, whose thread has the device; the writer reads others and asks for trouble meanwhile."""
+    spec = small(tiny_spec, tokens=2)
+    text = spec.read_text()
+    spec.write_text(text[:text.index("  - name: zero")] + "".join(
+        f'  - {{ name: s{i}, apply: [{{ op: mask, at: {{ score: attention, lowest: {i + 1} }}, when: finished_cache }}] }}\n' for i in range(12)) +
+        "capture: { kv: [{ moments: [prefill, edited, end] }] }\n" + text[text.index("decode:"):].split("capture:")[0])
+    done = run(spec, "--db", tmp_path / "gpu.db", "--backend", BACKEND, "--batch", "1", **BUILT)
+    assert "26 of 26 jobs" in done.stderr
+
+
 SMOLLM2 = """\
 kvrun: 1
 experiment: emulated
