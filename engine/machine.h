@@ -60,8 +60,8 @@ int machine_self_test(int *variants, const char **first_bad, err *e);
 struct machine_limits {
     double read, flops;
     char read_how[96], flops_how[96];
-    bool library;          /* the vendor's library can be compared with */
-    char library_why[200]; /* why not; "": it can, or there is no vendor */
+    bool vendor;          /* the vendor's library can be compared with */
+    char vendor_why[200]; /* why not; "": it can, or there is no vendor */
 };
 int machine_limits(engine *en, double seconds, struct machine_limits *out, err *e);
 
@@ -70,11 +70,11 @@ enum { MEASURED_MAX = 16 };
 /* One kind of operation, over all layers of a pass. */
 struct measured {
     const char *op;
-    double seconds;          /* median */
-    double bytes;            /* that must be moved: weights, caches, rows */
-    double flops;            /* multiplications and additions; 0: not worth counting */
-    double library;          /* seconds that the vendor's library takes for bf16 products of the same shapes; 0: not compared */
-    const char *library_why; /* why not; NULL: compared, no product, or no vendor; good until the next measurement */
+    double seconds;         /* median */
+    double bytes;           /* that must be moved: weights, caches, rows */
+    double flops;           /* multiplications and additions; 0: not worth counting */
+    double vendor;          /* seconds that the vendor's library takes for bf16 products of the same shapes; 0: not compared */
+    const char *vendor_why; /* why not; NULL: compared, no product, or no vendor; good until the next measurement */
 };
 /* B rows behind `prefix` shared tokens, as decoding has them. Returns how many, or -1. */
 int machine_measure(engine *en, int B, int prefix, double seconds, struct measured out[MEASURED_MAX], err *e);

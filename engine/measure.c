@@ -120,9 +120,9 @@ static void limits_library(engine *en, const struct limit *t, struct machine_lim
     double seconds, ours = out->flops, theirs;
     if (!en->k->library_matmul) return;
     seconds = en->k->library_matmul(t->w.rows, t->w.cols, t->B, &why);
-    out->library = seconds > 0;
-    if (!out->library) {
-        snprintf(out->library_why, sizeof out->library_why, "%s", why);
+    out->vendor = seconds > 0;
+    if (!out->vendor) {
+        snprintf(out->vendor_why, sizeof out->vendor_why, "%s", why);
         return;
     }
     theirs = 2.0 * t->w.rows * t->w.cols * t->B / seconds;
@@ -332,7 +332,7 @@ static bool add_library(struct step *t, const struct mat *w, struct measured *ou
     if (i == t->n_known) {
         seconds = t->en->k->library_matmul(w->rows, w->cols, t->B, &why);
         if (seconds <= 0) {
-            out->library_why = why;
+            out->vendor_why = why;
             return false;
         }
         if (t->n_known == KNOWN) i = --t->n_known;
@@ -341,7 +341,7 @@ static bool add_library(struct step *t, const struct mat *w, struct measured *ou
         t->known[i].seconds = seconds;
         t->n_known++;
     }
-    out->library += t->known[i].seconds;
+    out->vendor += t->known[i].seconds;
     return true;
 }
 
@@ -359,7 +359,7 @@ static void compare(struct step *t, struct measured *out)
         for (i = 0; good && i < n; i++)
             if (all[i]->data) good = add_library(t, all[i], out);
     }
-    if (!good) out->library = 0;
+    if (!good) out->vendor = 0;
 }
 
 static void cost_once(const struct step *t, struct measured *out)

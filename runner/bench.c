@@ -58,7 +58,7 @@ static void note_reason(struct bench *b, const struct measured *ops, int n)
 {
     int k;
     for (k = 0; k < n && !b->apart[0]; k++)
-        if (ops[k].library_why) snprintf(b->apart, sizeof b->apart, "%s: %s", ops[k].op, ops[k].library_why);
+        if (ops[k].vendor_why) snprintf(b->apart, sizeof b->apart, "%s: %s", ops[k].op, ops[k].vendor_why);
 }
 
 static int *made_ids(const struct bench *b, int n)
@@ -196,7 +196,7 @@ static int run(struct bench *b, err *e)
     cache *base = NULL;
     int *ids, i, rc;
     if (machine_limits(b->en, b->seconds / 4, &b->lim, e)) return -1;
-    snprintf(b->apart, sizeof b->apart, "%s", b->lim.library_why);
+    snprintf(b->apart, sizeof b->apart, "%s", b->lim.vendor_why);
     b->prefix = choose_prefix(b);
     ids = made_ids(b, b->prefix);
     rc = cache_new(&base, b->en, e) || cache_feed(base, ids, b->prefix, NULL, e) ? -1 : 0;
@@ -243,15 +243,15 @@ static double percent(double x, double of)
 
 static void print_library(const struct measured *m, FILE *out)
 {
-    if (m->library > 0)
-        fprintf(out, " %.3f | %.2f |", m->library * 1e3, m->seconds / m->library);
+    if (m->vendor > 0)
+        fprintf(out, " %.3f | %.2f |", m->vendor * 1e3, m->seconds / m->vendor);
     else
         fputs(" | |", out);
 }
 
 static void print_ops(const struct bench *b, const char *what, int rows, const struct measured *ops, int n, FILE *out)
 {
-    bool library = b->lim.library;
+    bool library = b->lim.vendor;
     int k;
     fprintf(out, "\n| %s%d | ms | GB/s | of the limit | GFLOP/s | of the limit |%s\n|---|---|---|---|---|---|%s\n", what, rows,
             library ? " cuBLAS, bf16: ms | ours / cuBLAS |" : "", library ? "---|---|" : "");
@@ -312,10 +312,10 @@ static json_t *ops_json(const struct measured *ops, int n)
     for (k = 0; k < n; k++) {
         one = json_pack("{s:s,s:f,s:f,s:f}", "op", ops[k].op, "seconds", ops[k].seconds, "bytes", ops[k].bytes, "flops",
                         ops[k].flops);
-        if (ops[k].library > 0 || ops[k].library_why) {
-            bool is = ops[k].library > 0;
-            json_object_set_new(one, "library_seconds", is ? json_real(ops[k].library) : json_null());
-            json_object_set_new(one, "library_ratio", is ? json_real(ops[k].seconds / ops[k].library) : json_null());
+        if (ops[k].vendor > 0 || ops[k].vendor_why) {
+            bool is = ops[k].vendor > 0;
+            json_object_set_new(one, "library_seconds", is ? json_real(ops[k].vendor) : json_null());
+            json_object_set_new(one, "library_ratio", is ? json_real(ops[k].seconds / ops[k].vendor) : json_null());
         }
         json_array_append_new(list, one);
     }
@@ -355,7 +355,7 @@ static void print_json(const struct bench *b, FILE *out)
     json_object_set_new(j, "limits",
                         json_pack("{s:f,s:s,s:f,s:s}", "bytes_per_second", b->lim.read, "bytes_how", b->lim.read_how,
                                   "flops_per_second", b->lim.flops, "flops_how", b->lim.flops_how));
-    if (b->lim.library || b->apart[0])
+    if (b->lim.vendor || b->apart[0])
         json_object_set_new(j, "library",
                             json_pack("{s:s,s:o}", "name", "cuBLAS", "why", *b->apart ? json_string(b->apart) : json_null()));
     json_object_set_new(j, "decode", decoding);
