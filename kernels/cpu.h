@@ -24,26 +24,33 @@ void cpu_run(cpu_part_fn *f, const void *job, long n, long unit, double work);
 
 /* ---- numbers ---- */
 
-static inline uint32_t f32_bits(float f)
+/* Of functions that nvcc compiles for the device as well, so that the bits are these there, too. */
+#ifdef __CUDACC__
+#define CPU_BOTH static __host__ __device__ __forceinline__
+#else
+#define CPU_BOTH static inline
+#endif
+
+CPU_BOTH uint32_t f32_bits(float f)
 {
     uint32_t u;
     memcpy(&u, &f, 4);
     return u;
 }
 
-static inline float f32_from_bits(uint32_t u)
+CPU_BOTH float f32_from_bits(uint32_t u)
 {
     float f;
     memcpy(&f, &u, 4);
     return f;
 }
 
-static inline float bf16_to_f32(uint16_t h)
+CPU_BOTH float bf16_to_f32(uint16_t h)
 {
     return f32_from_bits((uint32_t)h << 16);
 }
 
-static inline uint16_t f32_to_bf16(float f) /* to nearest, ties to even */
+CPU_BOTH uint16_t f32_to_bf16(float f) /* to nearest, ties to even */
 {
     uint32_t u = f32_bits(f);
     if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40); /* rounding could turn a NaN into infinity */
@@ -58,7 +65,7 @@ static inline float f16_to_f32(uint16_t h)
     return f32_from_bits(sign | f32_bits((float)fraction * 0x1p-24f));
 }
 
-static inline uint16_t f32_to_f16(float f) /* to nearest, ties to even */
+CPU_BOTH uint16_t f32_to_f16(float f) /* to nearest, ties to even */
 {
     uint32_t u = f32_bits(f), a = u & 0x7fffffff;
     uint16_t sign = (uint16_t)(u >> 16 & 0x8000);
@@ -105,7 +112,7 @@ static inline void cpu_store(void *p, enum dtype t, size_t i, float f)
 #define EXP_C3 1.6666665459e-1f
 #define EXP_C2 5.0000001201e-1f
 
-static inline float cpu_exp(float x)
+CPU_BOTH float cpu_exp(float x)
 {
     float t, n, r, p;
     int32_t i;
@@ -151,17 +158,23 @@ static inline void cpu_turn(float *restrict x, const float *restrict c, const fl
 }
 
 /* The first token that a query at `last` sees through a window; both counted from the same token. */
-static inline long cpu_window_start(long last, int window)
+CPU_BOTH long cpu_window_start(long last, int window)
 {
     return window > 0 && last >= window ? last - window + 1 : 0;
 }
 
-/* Bit t set: the token t of this page is seen by a query at `last`, counted from the page's first token; last >= 0. */
-static inline uint64_t cpu_seen(const struct kv_page *page, int g, long last, int window)
+/* Bit t set: a query at `last`, counted from the page's first token, reaches token t of the page; last >= 0. */
+CPU_BOTH uint64_t cpu_reach(long last, int window)
 {
     uint64_t reach = last >= PAGE_TOKENS - 1 ? ~(uint64_t)0 : ((uint64_t)2 << last) - 1;
     long first = cpu_window_start(last, window);
-    reach = first < PAGE_TOKENS ? reach & ~(uint64_t)0 << first : 0;
+    return first < PAGE_TOKENS ? reach & ~(uint64_t)0 << first : 0;
+}
+
+/* And sees it. */
+static inline uint64_t cpu_seen(const struct kv_page *page, int g, long last, int window)
+{
+    uint64_t reach = cpu_reach(last, window);
     return page->hidden ? reach & ~page->hidden[g] : reach;
 }
 

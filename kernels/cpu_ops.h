@@ -15,7 +15,7 @@
 #define TANH_C1 1.33327697e-1f
 #define TANH_C0 -3.33333289e-1f
 
-static inline float cpu_tanh(float x)
+CPU_BOTH float cpu_tanh(float x)
 {
     float z = x * x, p = fmaf(TANH_C4, z, TANH_C3);
     p = fmaf(p, z, TANH_C2);
@@ -28,7 +28,7 @@ static inline float cpu_tanh(float x)
 #define GELU_A -1.59576912f
 #define GELU_B -7.13548163e-2f
 
-static inline float cpu_gelu_tanh(float x)
+CPU_BOTH float cpu_gelu_tanh(float x)
 {
     return x / (1.0f + cpu_exp(x * fmaf(x * x, GELU_B, GELU_A)));
 }
@@ -47,7 +47,7 @@ static inline float cpu_gelu_tanh(float x)
 #define PHI_C1 9.97373968e-2f
 #define PHI_C0 9.97355610e-2f
 
-static inline float cpu_gelu(float x)
+CPU_BOTH float cpu_gelu(float x)
 {
     float t = 1.0f / fmaf(fabsf(x), PHI_T, 1.0f), p = fmaf(PHI_C9, t, PHI_C8), tail;
     p = fmaf(p, t, PHI_C7);

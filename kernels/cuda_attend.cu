@@ -53,10 +53,10 @@ template <int T> static __device__ __forceinline__ void widen16(float *to, const
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         if (T == DTYPE_F32) {
-            to[i] = cuda_bits_float(w[i]);
+            to[i] = f32_from_bits(w[i]);
         } else if (T == DTYPE_BF16) {
-            to[2 * i] = cuda_bits_float(w[i] << 16);
-            to[2 * i + 1] = cuda_bits_float(w[i] & 0xffff0000u);
+            to[2 * i] = f32_from_bits(w[i] << 16);
+            to[2 * i + 1] = f32_from_bits(w[i] & 0xffff0000u);
         } else {
             to[2 * i] = cuda_half_to_float((uint16_t)w[i]);
             to[2 * i + 1] = cuda_half_to_float((uint16_t)(w[i] >> 16));
@@ -131,7 +131,7 @@ static __device__ void scores(const struct attention &a, const struct places &s,
         for (int i = 0; i < GROUP; i++) {
             float x = dot[i] * a.scale;
             if (i0 + i < n0 || i0 + i >= n1) continue;
-            if (a.cap > 0) x = cuda_tanh(x / a.cap) * a.cap;
+            if (a.cap > 0) x = cpu_tanh(x / a.cap) * a.cap;
             s.p[(i0 + i) * PAGE_TOKENS + t] = seen[i0 + i] >> t & 1 ? x : -INFINITY;
         }
     }
@@ -158,7 +158,7 @@ static __device__ void weigh(const struct places &s, const uint64_t *seen_by, in
             nan |= __shfl_xor_sync(0xffffffffu, nan, step);
         }
         for (int k = 0; k < 4; k++) {
-            x[k] = seen >> (j + 16 * k) & 1 ? cuda_exp(x[k] - m) : 0;
+            x[k] = seen >> (j + 16 * k) & 1 ? cpu_exp(x[k] - m) : 0;
             lane += x[k];
         }
         lane = cuda_tree16(lane);
@@ -168,7 +168,7 @@ static __device__ void weigh(const struct places &s, const uint64_t *seen_by, in
             if (j == 0) s.c[at] = -1;
             continue;
         }
-        c = cuda_exp(before - m);
+        c = cpu_exp(before - m);
         for (int k = 0; k < 4; k++) row[j + 16 * k] = x[k];
         if (j == 0) {
             s.c[at] = c;
@@ -238,17 +238,7 @@ static __device__ void finish(const struct attention &a, const struct places &s,
     __syncthreads();
     for (int i = (int)threadIdx.x; i < n * a.E; i += THREADS) {
         const int at = i / a.E, e = i % a.E;
-        const struct query u = query_of(a, g, u0 + at);
-        if (split >= splits_of(a, u.row)) continue;
-        if (a.part) {
-            float *to = part_of(a, u, split);
-            to[e] = s.o[i];
-            if (e == 0) to[a.E] = s.m[at];
-            if (e == 1 || a.E == 1) to[a.E + 1] = s.d[at];
-        } else {
-            a.out[((size_t)u.row * (size_t)a.H + (size_t)u.head) * (size_t)a.E + (size_t)e] =
-                s.d[at] == 0 ? s.o[i] : s.o[i] * (1.0f / s.d[at]);
-        }
+        put_element(a, query_of(a, g, u0 + at), split, e, s.o[i], s.m[at], s.d[at]);
     }
 }
 
@@ -274,15 +264,12 @@ template <int T> static __global__ void __launch_bounds__(THREADS) attend_split(
     for (int p = from; p < from + CUDA_SPLIT; p++) {
         int n1;
         for (int n0 = 0; n0 < n; n0 = n1) { /* a run of queries whose rows have this very page, or have none */
-            const int row = query_of(a, g, u0 + n0).row, slot = a.view.slot[row];
-            const bool has = p <= slot / PAGE_TOKENS && !(a.window > 0 && slot - a.window + 1 >= (p + 1) * PAGE_TOKENS);
-            const void *k = has ? page_of(a, row, p)->k : NULL, *v = has ? page_of(a, row, p)->v : NULL;
+            const struct cuda_page *page = page_or_none(a, query_of(a, g, u0 + n0).row, p);
             for (n1 = n0 + 1; n1 < n; n1++) {
-                const int other = query_of(a, g, u0 + n1).row, its = a.view.slot[other];
-                const bool has_it = p <= its / PAGE_TOKENS && !(a.window > 0 && its - a.window + 1 >= (p + 1) * PAGE_TOKENS);
-                if (has_it != has || (has && (page_of(a, other, p)->k != k || page_of(a, other, p)->v != v))) break;
+                const struct cuda_page *its = page_or_none(a, query_of(a, g, u0 + n1).row, p);
+                if (!its != !page || (page && (its->k != page->k || its->v != page->v))) break;
             }
-            if (has) attend_page<T>(a, s, g, u0, n0, n1, p);
+            if (page) attend_page<T>(a, s, g, u0, n0, n1, p);
         }
     }
     finish(a, s, g, u0, n, split);
@@ -298,20 +285,17 @@ static __global__ void attend_merge(struct attention a)
     if (e >= a.E) return;
     for (int i = 0; i < splits; i++) {
         const float *p = part_of(a, u, i);
-        const float its = p[a.E], most = its > m ? its : m, c = cuda_exp(m - most), w = cuda_exp(its - most);
-        if (p[a.E + 1] == 0) continue; /* nothing was seen */
-        if (first) {                   /* taken as it is: a row's bits must not show that others have more runs */
+        if (p[a.E + 1] != 0 && first) { /* taken as it is: a row's bits must not show that others have more runs */
+            m = p[a.E];
             d = p[a.E + 1];
             o = p[e];
-            m = its;
             first = false;
             continue;
         }
-        d = d * c + p[a.E + 1] * w;
-        o = o * c + p[e] * w;
-        m = most;
+        const struct fold f = fold_of(&m, &d, p[a.E], p[a.E + 1]);
+        if (f.takes) o = o * f.c + p[e] * f.w;
     }
-    a.out[((size_t)u.row * (size_t)a.H + (size_t)u.head) * (size_t)a.E + (size_t)e] = d == 0 ? o : o * (1.0f / d);
+    put_out(a, u, e, o, d);
 }
 
 /* ---- on the host ---- */

@@ -55,15 +55,61 @@ static __device__ __forceinline__ const struct cuda_page *page_of(const struct a
 /* Bit t: this query sees token t of its page p. */
 static __device__ uint64_t seen_of(const struct attention &a, int g, struct query u, int p)
 {
-    const int slot = a.view.slot[u.row], last = slot - p * PAGE_TOKENS;
-    const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
-    const uint64_t all = ~(uint64_t)0, *hidden = page_of(a, u.row, p)->hidden;
-    uint64_t seen = last >= PAGE_TOKENS - 1 ? all : ((uint64_t)2 << last) - 1;
-    seen = first < PAGE_TOKENS ? seen & all << first : 0;
+    const int slot = a.view.slot[u.row];
+    const uint64_t *hidden = page_of(a, u.row, p)->hidden;
+    uint64_t seen = cpu_reach(slot - p * PAGE_TOKENS, a.window);
     if (hidden) seen &= ~hidden[g];
     if (a.blocked && a.blocked_at[u.row] >= 0)
         seen &= ~a.blocked[(size_t)a.blocked_at[u.row] + (size_t)u.head * (size_t)(slot / PAGE_TOKENS + 1) + (size_t)p];
     return seen;
+}
+
+/* Page p of a row, or NULL: it has none, or no query of it sees that far back. */
+static __device__ __forceinline__ const struct cuda_page *page_or_none(const struct attention &a, int row, int p)
+{
+    const int slot = a.view.slot[row];
+    const bool has = p <= slot / PAGE_TOKENS && !(a.window > 0 && slot - a.window + 1 >= (p + 1) * PAGE_TOKENS);
+    return has ? page_of(a, row, p) : NULL;
+}
+
+/* What is folded into sums so far: they times c, the new times w; where nothing was seen, nothing changes. */
+struct fold {
+    float c, w;
+    bool takes;
+};
+
+static __device__ __forceinline__ struct fold fold_of(float *m, float *d, float its_m, float its_d)
+{
+    const float most = its_m > *m ? its_m : *m;
+    const struct fold f = {cpu_exp(*m - most), cpu_exp(its_m - most), its_d != 0};
+    if (f.takes) {
+        *d = *d * f.c + its_d * f.w;
+        *m = most;
+    }
+    return f;
+}
+
+/* An element of the result, of sums of values and of exponentials. */
+static __device__ __forceinline__ void put_out(const struct attention &a, struct query u, int e, float o, float d)
+{
+    a.out[((size_t)u.row * (size_t)a.H + (size_t)u.head) * (size_t)a.E + (size_t)e] = d == 0 ? o : o * (1.0f / d);
+}
+
+/* One element of what a run made of a query. */
+static __device__ __forceinline__ void put_element(const struct attention &a, struct query u, int split, int e, float o,
+                                                   float m, float d)
+{
+    if (split >= splits_of(a, u.row)) return;
+    if (a.part) {
+        float *to = part_of(a, u, split);
+        to[e] = o;
+        if (e == 0) {
+            to[a.E] = m;
+            to[a.E + 1] = d;
+        }
+    } else {
+        put_out(a, u, e, o, d);
+    }
 }
 
 /* Whether attention over 16-bit pages can go through the tensor cores; else, and for f32, the CPU's arithmetic is done. */

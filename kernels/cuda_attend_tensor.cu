@@ -26,23 +26,6 @@ template <int NH> struct sums {
     float m[2], d[2], o[8 * NH][4];
 };
 
-/* What is folded into sums so far: they times c, the new times w; a page of which nothing was seen changes nothing. */
-struct fold {
-    float c, w;
-    bool takes;
-};
-
-static __device__ __forceinline__ struct fold fold_of(float *m, float *d, float its_m, float its_d)
-{
-    const float most = its_m > *m ? its_m : *m;
-    const struct fold f = {cuda_exp(*m - most), cuda_exp(its_m - most), its_d != 0};
-    if (f.takes) {
-        *d = *d * f.c + its_d * f.w;
-        *m = most;
-    }
-    return f;
-}
-
 /* Queries of a tile in shared memory, rounded: (steps of 32 elements)(TILE, 32), zeros behind the last. */
 template <int BF> static __device__ void load_queries(uint16_t *to, const struct attention &a, int g, int u0, int n)
 {
@@ -97,7 +80,7 @@ static __device__ __forceinline__ void weigh(float (*s)[4], uint32_t (*p)[4] /* 
     for (int i = 0; i < 32; i++) s[i / 4][i % 4] *= a.scale;
     if (a.cap > 0) { /* aside: few models have one, and it is most of the code */
 #pragma unroll
-        for (int i = 0; i < 32; i++) s[i / 4][i % 4] = cuda_tanh(s[i / 4][i % 4] / a.cap) * a.cap;
+        for (int i = 0; i < 32; i++) s[i / 4][i % 4] = cpu_tanh(s[i / 4][i % 4] / a.cap) * a.cap;
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -119,7 +102,7 @@ static __device__ __forceinline__ void weigh(float (*s)[4], uint32_t (*p)[4] /* 
         for (int i = 0; i < 16; i++) {
             float *x = &s[i / 2][2 * r + i % 2];
             /* a NaN stays one; where all scores are -inf, nothing is seen */
-            *x = mine >> (i / 2 * 8 + i % 2) & 1 ? cuda_exp(*x - (m[r] == -INFINITY ? 0 : m[r])) : 0;
+            *x = mine >> (i / 2 * 8 + i % 2) & 1 ? cpu_exp(*x - (m[r] == -INFINITY ? 0 : m[r])) : 0;
             d[r] += *x;
         }
 #pragma unroll
@@ -190,14 +173,6 @@ static __device__ __forceinline__ void add_page(struct sums<NH> *sum, const stru
     }
 }
 
-/* Page p of a row, or NULL: it has none, or no query of it sees that far back. */
-static __device__ __forceinline__ const struct cuda_page *page_or_none(const struct attention &a, int row, int p)
-{
-    const int slot = a.view.slot[row];
-    const bool has = p <= slot / PAGE_TOKENS && !(a.window > 0 && slot - a.window + 1 >= (p + 1) * PAGE_TOKENS);
-    return has ? page_of(a, row, p) : NULL;
-}
-
 /* Page p of all queries of the tile: each different page once. */
 template <int BF, int NH>
 static __device__ __forceinline__ void add_pages(struct sums<NH> *sum, const struct attention &a, const uint16_t *queries,
@@ -219,23 +194,6 @@ static __device__ __forceinline__ void add_pages(struct sums<NH> *sum, const str
         }
         add_page<BF, NH>(sum, a, queries, (const uint16_t *)its_k + head, (const uint16_t *)its_v + head, seen);
         left &= ~members;
-    }
-}
-
-/* One element of what a run made of a query. */
-static __device__ __forceinline__ void put_element(const struct attention &a, struct query u, int split, int e, float o,
-                                                   float m, float d)
-{
-    if (split >= splits_of(a, u.row)) return;
-    if (a.part) {
-        float *to = part_of(a, u, split);
-        to[e] = o;
-        if (e == 0) {
-            to[a.E] = m;
-            to[a.E + 1] = d;
-        }
-    } else {
-        a.out[((size_t)u.row * (size_t)a.H + (size_t)u.head) * (size_t)a.E + (size_t)e] = d == 0 ? o : o * (1.0f / d);
     }
 }
 

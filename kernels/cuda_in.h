@@ -45,16 +45,6 @@ static __device__ __forceinline__ float cuda_half_to_float(uint16_t h)
     return __half2float(__ushort_as_half(h));
 }
 
-static __device__ __forceinline__ uint32_t cuda_float_bits(float f)
-{
-    return __float_as_uint(f);
-}
-
-static __device__ __forceinline__ float cuda_bits_float(uint32_t u)
-{
-    return __uint_as_float(u);
-}
-
 /* Two floats, rounded to bf16 or f16, low half first. */
 template <int BF> static __device__ __forceinline__ uint32_t cuda_pack(float low, float high)
 {
@@ -127,16 +117,6 @@ static inline uint4 cuda_stream_load(const void *p)
 static inline float cuda_half_to_float(uint16_t h)
 {
     return f16_to_f32(h);
-}
-
-static inline uint32_t cuda_float_bits(float f)
-{
-    return f32_bits(f);
-}
-
-static inline float cuda_bits_float(uint32_t u)
-{
-    return f32_from_bits(u);
 }
 
 template <int BF> static inline uint32_t cuda_pack(float low, float high)

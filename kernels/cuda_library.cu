@@ -90,7 +90,7 @@ static __global__ void fill(uint16_t *to, uint64_t n, int array)
 {
     const uint64_t step = (uint64_t)gridDim.x * blockDim.x;
     for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
-        to[i] = (uint16_t)(cuda_float_bits(element(array, i)) >> 16);
+        to[i] = (uint16_t)(f32_bits(element(array, i)) >> 16);
 }
 
 static void fill_with(uint16_t *to, uint64_t n, int array)

@@ -1,59 +1,12 @@
-/* cuda_math.h: the functions of one number on the device, step by step those of cpu.h, cpu_ops.h, cpu_rope.c and widen.h, so
- * that the bits are the same; internal to kernels/. The build forbids contraction here, too (-fmad=false).
+/* cuda_math.h: beside the functions of one number that cpu.h and cpu_ops.h have for both, those of the device alone, step by
+ * step as in cpu_rope.c and widen.h, so that the bits are the same; internal to kernels/. The build forbids contraction here,
+ * too
+ * (-fmad=false).
  */
 #ifndef KERNELS_CUDA_MATH_H
 #define KERNELS_CUDA_MATH_H
 
 #include "cuda_in.h"
-
-static __device__ __forceinline__ float cuda_exp(float x)
-{
-    float t, n, r, p;
-    int i;
-    if (x < EXP_MIN) return 0;
-    if (x != x) return x;
-    if (x > EXP_MAX) x = EXP_MAX;
-    t = fmaf(x, EXP_LOG2E, EXP_MAGIC);
-    n = t - EXP_MAGIC;
-    i = (int)(cuda_float_bits(t) - 0x4b400000u); /* of EXP_MAGIC */
-    r = fmaf(n, -EXP_LN2_LOW, fmaf(n, -EXP_LN2_HIGH, x));
-    p = fmaf(EXP_C7, r, EXP_C6);
-    p = fmaf(p, r, EXP_C5);
-    p = fmaf(p, r, EXP_C4);
-    p = fmaf(p, r, EXP_C3);
-    p = fmaf(p, r, EXP_C2);
-    p = fmaf(p, r * r, r + 1.0f);
-    return p * cuda_bits_float((uint32_t)(i / 2 + 127) << 23) * cuda_bits_float((uint32_t)(i - i / 2 + 127) << 23);
-}
-
-static __device__ __forceinline__ float cuda_tanh(float x)
-{
-    float z = x * x, p = fmaf(TANH_C4, z, TANH_C3);
-    p = fmaf(p, z, TANH_C2);
-    p = fmaf(p, z, TANH_C1);
-    p = fmaf(p, z, TANH_C0);
-    return z <= TANH_SMALL ? fmaf(x * z, p, x) : 1.0f - 2.0f / (1.0f + cuda_exp(x + x));
-}
-
-static __device__ __forceinline__ float cuda_gelu_tanh(float x)
-{
-    return x / (1.0f + cuda_exp(x * fmaf(x * x, GELU_B, GELU_A)));
-}
-
-static __device__ __forceinline__ float cuda_gelu_exact(float x)
-{
-    float t = 1.0f / fmaf(fabsf(x), PHI_T, 1.0f), p = fmaf(PHI_C9, t, PHI_C8), tail;
-    p = fmaf(p, t, PHI_C7);
-    p = fmaf(p, t, PHI_C6);
-    p = fmaf(p, t, PHI_C5);
-    p = fmaf(p, t, PHI_C4);
-    p = fmaf(p, t, PHI_C3);
-    p = fmaf(p, t, PHI_C2);
-    p = fmaf(p, t, PHI_C1);
-    p = fmaf(p, t, PHI_C0);
-    tail = t * p * cuda_exp(x * -0.5f * x);
-    return x * (x >= 0 ? 1.0f - tail : tail);
-}
 
 /* cpu_log for sums of exponentials: x is a normal number, at least 1. */
 static __device__ inline double cuda_log(double x)
@@ -78,29 +31,12 @@ static __device__ inline double cuda_log(double x)
 
 /* ---- elements in memory ---- */
 
-static __device__ __forceinline__ uint16_t cuda_to_bf16(float f)
-{
-    uint32_t u = cuda_float_bits(f);
-    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
-static __device__ __forceinline__ uint16_t cuda_to_f16(float f)
-{
-    uint32_t u = cuda_float_bits(f), a = u & 0x7fffffff;
-    uint16_t sign = (uint16_t)(u >> 16 & 0x8000);
-    if (a > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x3ff));
-    if (a >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
-    if (a < 0x38800000) return (uint16_t)(sign | (cuda_float_bits(cuda_bits_float(a) + 0.5f) - 0x3f000000));
-    return (uint16_t)(sign | ((a + 0xfff + (a >> 13 & 1) - 0x38000000) >> 13));
-}
-
 /* Element i of plain type T. */
 template <int T> static __device__ __forceinline__ float cuda_element(const void *p, size_t i)
 {
     if (T == DTYPE_F32) return ((const float *)p)[i];
     uint16_t h = ((const uint16_t *)p)[i];
-    return T == DTYPE_F16 ? cuda_half_to_float(h) : cuda_bits_float((uint32_t)h << 16);
+    return T == DTYPE_F16 ? cuda_half_to_float(h) : f32_from_bits((uint32_t)h << 16);
 }
 
 static __device__ __forceinline__ void cuda_element_set(void *p, int type, size_t i, float f)
@@ -108,7 +44,7 @@ static __device__ __forceinline__ void cuda_element_set(void *p, int type, size_
     if (type == DTYPE_F32)
         ((float *)p)[i] = f;
     else
-        ((uint16_t *)p)[i] = type == DTYPE_F16 ? cuda_to_f16(f) : cuda_to_bf16(f);
+        ((uint16_t *)p)[i] = type == DTYPE_F16 ? f32_to_f16(f) : f32_to_bf16(f);
 }
 
 /* ---- blocks of weights: widen.h one element at a time; the product and the minimum are rounded one after the other ---- */

@@ -54,7 +54,7 @@ static __device__ struct best best_of_block(struct best mine, bool *finite)
 static __device__ void exponentials(float *to, const float *x, int from, int V, float most)
 {
     int n = V - from < PIECE ? V - from : PIECE;
-    for (int i = (int)threadIdx.x - ADDERS; i < n; i += THREADS - ADDERS) to[i] = cuda_exp(x[from + i] - most);
+    for (int i = (int)threadIdx.x - ADDERS; i < n; i += THREADS - ADDERS) to[i] = cpu_exp(x[from + i] - most);
 }
 
 static __global__ void __launch_bounds__(THREADS) pick_row(struct pick *out, const float *logits, int V)

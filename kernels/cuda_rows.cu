@@ -125,7 +125,7 @@ static __global__ void swiglu_each(float *y, const float *gate, const float *up,
 {
     cuda_start();
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[i] = gate[i] / (1.0f + cuda_exp(-gate[i])) * up[i];
+    if (i < n) y[i] = gate[i] / (1.0f + cpu_exp(-gate[i])) * up[i];
 }
 
 void cuda_swiglu(float *y, const float *gate, const float *up, int B, int F)
@@ -141,7 +141,7 @@ template <int EXACT> static __global__ void gelu_each(float *y, const float *x, 
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     float g;
     if (i >= n) return;
-    g = EXACT ? cuda_gelu_exact(x[i]) : cuda_gelu_tanh(x[i]);
+    g = EXACT ? cpu_gelu(x[i]) : cpu_gelu_tanh(x[i]);
     y[i] = up ? g * up[i] : g;
 }
 
@@ -160,7 +160,7 @@ static __global__ void softcap_each(float *y, const float *x, float cap, size_t 
 {
     cuda_start();
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[i] = cuda_tanh(x[i] / cap) * cap;
+    if (i < n) y[i] = cpu_tanh(x[i] / cap) * cap;
 }
 
 void cuda_softcap(float *y, const float *x, float cap, size_t n)
