@@ -2,24 +2,7 @@
 #ifndef TESTS_JOB_CASE_H
 #define TESTS_JOB_CASE_H
 
-#include "bound.h"
-
-static struct bound b;
-
-static int setup(void **state)
-{
-    (void)state;
-    fake_reset();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    bound_free(&b);
-    fake_reset();
-    return 0;
-}
+#include "bound_case.h"
 
 #define HEAD "kvrun: 1\nexperiment: x\nmodel: { path: fake.gguf }\n"
 #define PAIR "prompts:\n  - name: [sf, ny]\n    slots: { city: [SF, NY] }\n    text: 'I go to {{city}} and stay.'\n"

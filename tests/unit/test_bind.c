@@ -1,11 +1,9 @@
 /* test_bind.c: prompts, slots and selectors against a made-up engine; bad specs against golden messages. */
 #include "fake_engine.h"
 
-#include "bound.h"
+#include "bound_case.h"
 
 #include <glob.h>
-
-static struct bound b;
 
 static void tell(void)
 {
@@ -28,21 +26,6 @@ static void bind_text(const char *yaml)
     bind_rc = bind_prompts(b.s, &fake, b.mem, b.d, &b.p, &e);
     tell();
     assert_int_equal(e.code, 0);
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    fake_reset();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    bound_free(&b);
-    fake_reset();
-    return 0;
 }
 
 #define HEAD "kvrun: 1\nexperiment: x\nmodel: { path: fake.gguf }\n"

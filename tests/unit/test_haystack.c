@@ -1,23 +1,12 @@
 /* test_haystack.c: texts cut to a budget around a needle, and the prompts that axes make of them, with a made-up tokenizer. */
 #include "fake_engine.h"
 
-#include "bound.h"
+#include "bound_case.h"
 
-static struct bound b;
-
-static int setup(void **state)
+static int haystack_setup(void **state)
 {
-    (void)state;
-    fake_reset();
+    setup(state);
     fake.info.n_ctx_train = 1000;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    bound_free(&b);
-    fake_reset();
     return 0;
 }
 
@@ -180,13 +169,14 @@ static void a_prompt_without_axes_takes_a_donor_with_the_values_of_the_job(void 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(the_whole_prompt_keeps_to_the_budget, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_needle_moves_with_its_depth_and_the_text_with_its_seed, setup, teardown),
-        cmocka_unit_test_setup_teardown(equal_specs_make_equal_prompts, setup, teardown),
-        cmocka_unit_test_setup_teardown(every_condition_runs_along_the_axes_of_its_prompt, setup, teardown),
-        cmocka_unit_test_setup_teardown(excluded_prompts_are_not_bound_and_included_ones_are, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_pair_has_needles_of_its_own, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_prompt_without_axes_takes_a_donor_with_the_values_of_the_job, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_whole_prompt_keeps_to_the_budget, haystack_setup, teardown),
+        cmocka_unit_test_setup_teardown(the_needle_moves_with_its_depth_and_the_text_with_its_seed, haystack_setup, teardown),
+        cmocka_unit_test_setup_teardown(equal_specs_make_equal_prompts, haystack_setup, teardown),
+        cmocka_unit_test_setup_teardown(every_condition_runs_along_the_axes_of_its_prompt, haystack_setup, teardown),
+        cmocka_unit_test_setup_teardown(excluded_prompts_are_not_bound_and_included_ones_are, haystack_setup, teardown),
+        cmocka_unit_test_setup_teardown(a_pair_has_needles_of_its_own, haystack_setup, teardown),
+        cmocka_unit_test_setup_teardown(a_prompt_without_axes_takes_a_donor_with_the_values_of_the_job, haystack_setup,
+                                        teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* test_plan.c: what plan and tokens print, to the byte, against a made-up engine. */
 #include "fake_engine.h"
 
-#include "bound.h"
+#include "bound_case.h"
 
 #include "../../runner/json_text.h"
 #include "../../runner/plan.h"
@@ -9,23 +9,12 @@
 
 #include <jansson.h>
 
-static struct bound b;
 static struct buf out;
 
-static int setup(void **state)
+static int plan_teardown(void **state)
 {
-    (void)state;
-    fake_reset();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    bound_free(&b);
     buf_free(&out);
-    fake_reset();
-    return 0;
+    return teardown(state);
 }
 
 static const char needle[] =
@@ -252,13 +241,13 @@ static void tokens_as_json_replace_what_is_no_utf8(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(the_plan_shows_jobs_positions_and_cost, setup, teardown),
-        cmocka_unit_test_setup_teardown(stored_answers_are_taken_off_the_plan, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_plan_as_json_holds_every_job_resolved, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_plan_tells_edits_in_flight_and_what_is_recorded, setup, teardown),
-        cmocka_unit_test_setup_teardown(json_is_written_as_jansson_writes_it, setup, teardown),
-        cmocka_unit_test_setup_teardown(tokens_show_text_bytes_and_slots, setup, teardown),
-        cmocka_unit_test_setup_teardown(tokens_as_json_replace_what_is_no_utf8, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_plan_shows_jobs_positions_and_cost, setup, plan_teardown),
+        cmocka_unit_test_setup_teardown(stored_answers_are_taken_off_the_plan, setup, plan_teardown),
+        cmocka_unit_test_setup_teardown(the_plan_as_json_holds_every_job_resolved, setup, plan_teardown),
+        cmocka_unit_test_setup_teardown(the_plan_tells_edits_in_flight_and_what_is_recorded, setup, plan_teardown),
+        cmocka_unit_test_setup_teardown(json_is_written_as_jansson_writes_it, setup, plan_teardown),
+        cmocka_unit_test_setup_teardown(tokens_show_text_bytes_and_slots, setup, plan_teardown),
+        cmocka_unit_test_setup_teardown(tokens_as_json_replace_what_is_no_utf8, setup, plan_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

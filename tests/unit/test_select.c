@@ -1,26 +1,9 @@
 /* test_select.c: every form of a position, as it is written in a spec, against a made-up tokenizer. */
 #include "fake_engine.h"
 
-#include "bound.h"
+#include "bound_case.h"
 
 #include "../../runner/regex.h"
-
-static struct bound b;
-
-static int setup(void **state)
-{
-    (void)state;
-    fake_reset();
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    bound_free(&b);
-    fake_reset();
-    return 0;
-}
 
 /* Positions that `at` means in the spec's first prompt, "1 2 3"; else what is said. */
 static const char *positions(const char *prompt, const char *at, const char *value)
