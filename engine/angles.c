@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Positions that are kept: 8 MB where a head turns 128 elements. Those beyond are made each time. */
-enum { FIRST = 256, MOST = 16384 };
+enum { FIRST = 64, MOST = 16384 };
 
 static void grow(struct angles *a, const float *freqs, int half, int need)
 {
