@@ -38,6 +38,12 @@ typedef struct cache cache;
 /* KV_AUTO, of the options alone: bf16 where a GPU computes with bf16 weights, else f32. */
 enum kv_type { KV_F32, KV_F16, KV_BF16, KV_AUTO };
 
+/* Bytes of an element. */
+static inline size_t engine_kv_bytes(enum kv_type t)
+{
+    return t == KV_F32 ? 4 : 2;
+}
+
 struct engine_opts {
     const char *path;    /* GGUF file, or Hugging Face folder with config.json and safetensors */
     const char *isa;     /* NULL: best of this processor; "scalar", "avx2", "avx512" */

@@ -69,7 +69,7 @@ static int find_capture(const struct donor_stored *d, struct capture_of *c, err 
 /* The vector of the position that lies in a chunk of n_tok tokens from `first` on. out: (width). */
 static void take(const struct capture_of *c, enum kv_type type, int n_tok, int pos, float *out)
 {
-    size_t size = query_element(type), E = c->G ? (size_t)(c->width / c->G) : (size_t)c->width;
+    size_t size = engine_kv_bytes(type), E = c->G ? (size_t)(c->width / c->G) : (size_t)c->width;
     int g, heads = c->G ? c->G : 1;
     for (g = 0; g < heads; g++) {
         size_t from = c->G ? ((size_t)g * (size_t)n_tok + (size_t)pos) * E : (size_t)pos * E;
@@ -93,7 +93,7 @@ static int read_layer(const struct capture_of *c, int layer, const char *tensor,
         for (i = 0; i < n; i++) {
             if (at[i] < first || at[i] >= first + n_tok) continue;
             if (!loaded && query_chunk(c->s->db, &c->s->blob, sqlite3_column_int64(*chunk, 2), &c->s->raw, &type, e)) return -1;
-            if (!loaded && (int64_t)c->s->raw.n != n_tok * c->width * (int64_t)query_element(type))
+            if (!loaded && (int64_t)c->s->raw.n != n_tok * c->width * (int64_t)engine_kv_bytes(type))
                 return err_set(e, ERR_INPUT, "'%s' of layer %d is stored by a model of another size", tensor, layer);
             loaded = true;
             take(c, type, (int)n_tok, (int)(at[i] - first), out + (size_t)i * (size_t)c->width);

@@ -99,7 +99,7 @@ static int find_tensor(struct source *s, err *e)
         n *= s->dims[i];
     }
     s->n_dims = (int)dims;
-    s->bytes = n * (s->type == KV_F32 ? 4 : 2);
+    s->bytes = n * (int64_t)engine_kv_bytes(s->type);
     if (first < 0 || end - first != s->bytes || first > INT64_MAX / 2)
         return err_set(e, ERR_INPUT, "the offsets of tensor '%s' in '%s' do not fit its shape", s->tensor, s->path);
     s->start += first;
@@ -108,7 +108,7 @@ static int find_tensor(struct source *s, err *e)
 
 static int read_rows(struct source *s, arena *mem, struct job_file *out, err *e)
 {
-    size_t n = (size_t)s->bytes / (s->type == KV_F32 ? 4 : 2), i;
+    size_t n = (size_t)s->bytes / engine_kv_bytes(s->type), i;
     void *raw = mem_alloc((size_t)s->bytes);
     int rc = 0;
     if (fseeko(s->f, (off_t)s->start, SEEK_SET) || fread(raw, 1, (size_t)s->bytes, s->f) != (size_t)s->bytes)

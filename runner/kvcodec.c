@@ -193,7 +193,7 @@ static void reserve(struct buf *b, size_t more)
 /* Appends the packed chunk and returns true, or returns false, out unchanged in content, when it would not be smaller. */
 static bool pack_exph(const uint8_t *raw, size_t size, enum kv_type t, struct buf *out)
 {
-    size_t es = t == KV_F32 ? 4 : 2, n = size / es, frame;
+    size_t es = engine_kv_bytes(t), n = size / es, frame;
     struct work *w = work_get(n);
     uint8_t *p;
     if (!w || n == 0 || size % es) return false;

@@ -59,7 +59,7 @@ static int load(struct delta *d, int which, int64_t blob, int n, err *e)
     enum kv_type type;
     size_t count = (size_t)d->G * (size_t)n * (size_t)d->E;
     if (query_chunk(d->c->db, &d->c->blob, blob, &d->raw[which], &type, e)) return -1;
-    if (d->raw[which].n != count * query_element(type))
+    if (d->raw[which].n != count * engine_kv_bytes(type))
         return err_set(e, ERR_DB, "blob %lld does not hold %d tokens of a layer", (long long)blob, n);
     if (count > d->cap) {
         d->cap = count;
@@ -263,7 +263,7 @@ static int evicted(const struct job *j, int n_prompt, int n_gen, int layer, int 
 /* Bytes of K, V, S and z of one layer; S and z do not grow with the tokens. */
 static void layer_bytes(const struct engine_info *m, int64_t tokens, double out[4])
 {
-    double element = m->kv == KV_F32 ? 4 : 2, E = m->head_dim, G = m->n_kv_head;
+    double element = (double)engine_kv_bytes(m->kv), E = m->head_dim, G = m->n_kv_head;
     out[0] = out[1] = (double)tokens * E * element;
     out[2] = G * E * E * element;
     out[3] = G * E * element;

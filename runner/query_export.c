@@ -236,9 +236,9 @@ static int place(struct export *x, int64_t blob, int first, int n, err *e)
     enum kv_type type;
     int g;
     if (query_chunk(x->db, &x->find, blob, &x->raw, &type, e)) return -1;
-    if (x->raw.n != elements * query_element(type))
+    if (x->raw.n != elements * engine_kv_bytes(type))
         return err_set(e, ERR_DB, "blob %lld holds %zu bytes, %d tokens need %zu", (long long)blob, x->raw.n, n,
-                       elements * query_element(type));
+                       elements * engine_kv_bytes(type));
     if (x->part_cap < elements) {
         x->part = mem_grow(x->part, elements, sizeof *x->part);
         x->part_cap = elements;

@@ -18,6 +18,5 @@ int query_write(sqlite3_stmt *stmt, enum query_format format, int width, FILE *o
 
 /* Text for a terminal: control characters and what is not UTF-8 become visible, so that data cannot drive the terminal. */
 void query_printable(struct buf *out, const char *text, size_t n);
-size_t query_element(enum kv_type t); /* bytes */
 
 #endif

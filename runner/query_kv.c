@@ -9,11 +9,6 @@
 
 enum { RAW_MAX = 64 << 20 /* bytes of a chunk that are believed; real ones are below 1 MiB */ };
 
-size_t query_element(enum kv_type t)
-{
-    return t == KV_F32 ? 4 : 2;
-}
-
 static int type_from_name(const char *name, enum kv_type *t)
 {
     if (!name) return -1;
@@ -38,7 +33,7 @@ static int unpack_row(sqlite3_stmt *stmt, struct buf *raw, enum kv_type *type, e
     XXH128_canonical_t real;
     enum kv_codec codec;
     if (type_from_name((const char *)sqlite3_column_text(stmt, 1), type)) return err_set(e, ERR_DB, "its type is not known");
-    if (n < 0 || n > RAW_MAX || (size_t)n % query_element(*type)) return err_set(e, ERR_DB, "its size is %lld", (long long)n);
+    if (n < 0 || n > RAW_MAX || (size_t)n % engine_kv_bytes(*type)) return err_set(e, ERR_DB, "its size is %lld", (long long)n);
     if (!codec_name || kvcodec_from_name(codec_name, &codec))
         return err_set(e, ERR_DB, "this kvrun cannot unpack codec '%s'", codec_name ? codec_name : "");
     if (raw->cap < (size_t)n + 1) {
@@ -117,7 +112,7 @@ static const struct decoded *decoded(sqlite3_context *ctx, struct functions *f, 
     } else {
         free(d->v);
         d->blob = blob;
-        d->n = f->raw.n / query_element(type);
+        d->n = f->raw.n / engine_kv_bytes(type);
         d->v = mem_array(d->n, sizeof *d->v);
         engine_kv_to_f32(type, f->raw.p, d->v, d->n);
     }

@@ -57,11 +57,6 @@ int store_token(store *st, int id, err *e)
 
 /* ---- caches ---- */
 
-static size_t element_bytes(const struct engine_info *m)
-{
-    return m->kv == KV_F32 ? 4 : 2;
-}
-
 static const char *const types[] = {[KV_F32] = "f32", [KV_F16] = "f16", [KV_BF16] = "bf16"};
 
 /* A chunk before it is packed. */
@@ -122,7 +117,7 @@ static int put_chunk(store *st, int64_t capture, int layer, const char *tensor, 
 static int put_chunks(store *st, int64_t capture, const struct snapshot *s, int layer, int tensor, err *e)
 {
     const struct engine_info *m = engine_info(st->info.en);
-    size_t per_token = (size_t)m->n_kv_head * (size_t)m->head_dim * element_bytes(m); /* G * E elements */
+    size_t per_token = (size_t)m->n_kv_head * (size_t)m->head_dim * engine_kv_bytes(m->kv); /* G * E elements */
     int first;
     if (st->raw_cap < per_token * STORE_BLOCK) {
         st->raw_cap = per_token * STORE_BLOCK;
